@@ -1,0 +1,47 @@
+# Everything a newcomer runs. `make help` lists it.
+PYTHON ?= python3
+# An index to take torch from; empty means the default index of pip.
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-long check format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## create .venv and install everything into it (TORCH_INDEX=URL chooses torch's build)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed, this is " + sys.version.split()[0])'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c constraints.txt torch
+	$(BIN)/pip install -c constraints.txt -e '.[engine,embedded,dev]'
+	@touch $@
+
+demo: $(STAMP) ## run the main job on embedded servers: a small zoo in, a better model out
+	@$(BIN)/python -m examples.small_zoo.demo
+
+check: $(STAMP) ## ruff, mypy --strict, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: check ## all gates and all tests
+	$(BIN)/pytest -m "not long"
+
+test-long: $(STAMP) ## campaigns and long repeats
+	$(BIN)/pytest -m long --timeout 7200
+
+clean: ## remove what the demo and the tests left; the environment stays
+	rm -rf .demo build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

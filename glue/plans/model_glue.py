@@ -1,0 +1,136 @@
+"""The chain of a `model_glue` job: which stages there are, and with which units each begins."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from glue.plans.units import scoring_memory, unit
+from glue.specs.expression import Member, Merge
+from glue.specs.job import JobSpec
+from glue.specs.plan import StageOutcome, StagePlan, UnitPlan
+from glue.specs.results import MergeResult, MixtureResult, ResolveResult, SearchResult, SimilarityResult
+
+Outcomes = Mapping[tuple[str, str], StageOutcome]
+FirstUnits = Callable[[JobSpec, str, Outcomes], tuple[UnitPlan, ...]]
+
+
+@dataclass(frozen=True)
+class StageKind:
+    """A stage of the chain: what it waits for, whether it runs once per family, and its first units."""
+
+    name: str
+    needs: tuple[str, ...]
+    per_family: bool
+    first_units: FirstUnits
+
+
+def stages_at_submission(spec: JobSpec) -> tuple[StagePlan, ...]:
+    """The stages that are known before anything ran; the first one is ready, with its units."""
+    return tuple(
+        StagePlan(kind.name, position, ready=not kind.needs, units=_first_units(kind, spec, "", {}))
+        for position, kind in enumerate(CHAIN)
+        if not kind.per_family
+    )
+
+
+def stages_unlocked(spec: JobSpec, outcomes: Iterable[StageOutcome]) -> tuple[StagePlan, ...]:
+    """The stages that can start now: everything they need has finished, and they have not themselves.
+
+    Pure: the same outcomes give the same plans, whoever asks and however often.
+    """
+    known = {(outcome.name, outcome.family): outcome for outcome in outcomes}
+    plans = []
+    for position, kind in enumerate(CHAIN):
+        for family in _families(kind, known):
+            if (kind.name, family) not in known and _met(kind, family, known):
+                units = _first_units(kind, spec, family, known)
+                plans.append(StagePlan(kind.name, position, family, ready=True, units=units))
+    return tuple(plans)
+
+
+def stage_names() -> tuple[str, ...]:
+    """The names of the chain's stages in order, as a person follows them."""
+    return tuple(kind.name for kind in CHAIN)
+
+
+def _families(kind: StageKind, known: Outcomes) -> tuple[str, ...]:
+    if not kind.per_family:
+        return ("",)
+    if ("similarity", "") not in known:
+        return ()
+    result = SimilarityResult.parse(known["similarity", ""].result)
+    return tuple(family.name for family in result.families)
+
+
+def _met(kind: StageKind, family: str, known: Outcomes) -> bool:
+    return all(
+        (needed, each) in known
+        for needed in kind.needs
+        for each in _needed_families(_KINDS[needed], kind, family, known)
+    )
+
+
+def _needed_families(needed: StageKind, kind: StageKind, family: str, known: Outcomes) -> tuple[str, ...]:
+    if needed.per_family and kind.per_family:
+        return (family,)
+    # A stage that joins the families waits for each; before they are known it cannot start.
+    return _families(needed, known) or ("",)
+
+
+def _first_units(kind: StageKind, spec: JobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:
+    ready = all(needed in {name for name, _ in known} for needed in kind.needs)
+    return kind.first_units(spec, family, known) if ready else ()
+
+
+def _resolve_units(spec: JobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:
+    return tuple(unit("resolve.inspect", {"name": model.name, "commit": model.commit}) for model in spec.models)
+
+
+def _similarity_units(spec: JobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:
+    resolved = ResolveResult.parse(known["resolve", ""].result)
+    groups = [list(group) for group in resolved.groups if len(group) > 1]
+    return tuple(unit("similarity.compare", {"members": group}) for group in groups)
+
+
+def _baseline_units(spec: JobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:
+    memory = scoring_memory(ResolveResult.parse(known["resolve", ""].result))
+    singles = [_candidate(name, Member(name=name)) | {"suite": "proxy"} for name in spec.zoo.member_names()]
+    return tuple(unit("score.candidate", single, memory) for single in singles)
+
+
+def _merge_units(spec: JobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:
+    winner = SearchResult.parse(known["search", family].result).winner
+    return (unit("merge.build", {"family": family, "expression": winner.expression.as_json()}),)
+
+
+def _report_units(spec: JobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:
+    merges = [MergeResult.parse(outcome.result) for key, outcome in known.items() if key[0] == "merge"]
+    singles = [_candidate(name, Member(name=name)) for name in spec.zoo.member_names()]
+    merged = [_candidate(m.name, m.expression) for m in merges if not isinstance(m.expression, Member)]
+    mixture = MixtureResult.parse(known["mixture", ""].result)
+    memory = scoring_memory(ResolveResult.parse(known["resolve", ""].result))
+    candidates = [unit("score.candidate", each | {"suite": "report"}, memory) for each in singles + merged]
+    if mixture.location is None:
+        return tuple(candidates)
+    located = {"location": mixture.location, "digest": mixture.digest, "suite": "report"}
+    return (*candidates, unit("score.mixture", located, memory * len(mixture.experts)))
+
+
+def _none_yet(spec: JobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:
+    return ()
+
+
+def _candidate(name: str, expression: Member | Merge) -> dict[str, Any]:
+    return {"name": name, "expression": expression.as_json()}
+
+
+CHAIN = (
+    StageKind("resolve", (), False, _resolve_units),
+    StageKind("similarity", ("resolve",), False, _similarity_units),
+    StageKind("baselines", ("similarity",), False, _baseline_units),
+    StageKind("search", ("baselines",), True, _none_yet),
+    StageKind("merge", ("search",), True, _merge_units),
+    StageKind("mixture", ("merge",), False, _none_yet),
+    StageKind("report", ("mixture",), False, _report_units),
+)
+_KINDS = {kind.name: kind for kind in CHAIN}

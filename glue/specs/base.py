@@ -1,0 +1,111 @@
+"""The base of every spec: frozen, complete, and helpful about unknown keys."""
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationError
+
+from glue.specs.errors import InvalidInputError, Problem
+
+MAX_SPEC_BYTES = 512 * 1024
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class Spec(BaseModel):
+    """A value that a user writes. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def parse(cls, value: Any) -> Self:
+        """Validate plain data.
+
+        Raises:
+            InvalidInputError: with one problem for each mistake.
+        """
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            problems = problems_of(error, cls)
+            raise InvalidInputError(_summary(problems), problems) from None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON data with every default filled in."""
+        return self.model_dump(mode="json")
+
+
+def read_yaml(path: Path) -> Any:
+    """Plain data from a YAML file of at most 512 KiB.
+
+    Raises:
+        InvalidInputError: the file is missing, too large or not YAML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{path} cannot be read: {error}") from None
+    if len(text) > MAX_SPEC_BYTES:
+        raise InvalidInputError(f"{path} is larger than {MAX_SPEC_BYTES // 1024} KiB")
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidInputError(f"{path} is not YAML: {error}") from None
+
+
+def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
+    """Pydantic's findings as problems with JSON pointers, and for an unknown key its nearest neighbour."""
+    return [_problem(detail, model) for detail in error.errors(include_url=False, include_context=False)]
+
+
+def _problem(detail: Any, model: type[BaseModel]) -> Problem:
+    location = detail["loc"]
+    pointer = "".join(f"/{part}" for part in location)
+    if detail["type"] != "extra_forbidden":
+        return Problem(pointer, detail["type"], detail["msg"])
+    key = str(location[-1])
+    nearest = get_close_matches(key, list(_known_keys(model, location[:-1])), n=1, cutoff=0.5)
+    fix = f"did you mean '{nearest[0]}'?" if nearest else "remove it"
+    return Problem(pointer, "unknown_key", f"unknown key '{key}'", fix)
+
+
+def _known_keys(model: type[BaseModel], path: tuple[Any, ...]) -> Iterator[str]:
+    """The keys that are allowed at `path`: follow the named fields down to the models they hold."""
+    models = [model]
+    for part in path:
+        fields = [candidate.model_fields.get(str(part)) for candidate in models]
+        inner = [found for field in fields if field is not None for found in _models_in(field.annotation)]
+        # A list's index or a union's tag names no field: stay with the same models.
+        models = inner or models
+    for candidate in models:
+        yield from candidate.model_fields
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    arguments = getattr(annotation, "__args__", ())
+    return [model for argument in arguments for model in _models_in(argument)]
+
+
+def _summary(problems: list[Problem]) -> str:
+    first = problems[0]
+    rest = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    fix = f"; {first.fix}" if first.fix else ""
+    return f"{first.pointer or '/'}: {first.detail}{fix}{rest}"
+
+
+def _number(value: Any) -> Any:
+    # YAML's safe loader reads 1e-6 as text; people mean the number.
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_number)]

@@ -1,0 +1,84 @@
+"""A candidate as a pure value: an expression tree over zoo members, with a digest."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from glue.specs.base import Name, Number, Spec
+from glue.specs.digests import digest_of
+
+
+class Member(Spec):
+    """A leaf: one model of the zoo, as it is."""
+
+    node: Literal["member"] = "member"
+    name: Name
+
+
+class Input(Spec):
+    """One input of a merge with the parameters that belong to it, such as its weight."""
+
+    model: "Expression"
+    parameters: dict[str, Number] = {}
+
+
+class Merge(Spec):
+    """A merge of its inputs by one method; `base` is what task vectors are taken from."""
+
+    node: Literal["merge"] = "merge"
+    method: str
+    inputs: tuple[Input, ...] = Field(min_length=1)
+    base: "Expression | None" = None
+    parameters: dict[str, Number | bool | str] = {}
+
+
+Expression = Annotated[Member | Merge, Field(discriminator="node")]
+Input.model_rebuild()
+Merge.model_rebuild()
+
+
+class Candidate(Spec):
+    """One proposed model. The name is for people; the identity is the expression's digest."""
+
+    name: str
+    expression: Expression
+
+
+def linear(weights: Mapping[str, float]) -> Member | Merge:
+    """The linear merge of members with these weights; weights of zero are left out, one member is a leaf."""
+    kept = {name: weight for name, weight in weights.items() if weight != 0}
+    if len(kept) == 1:
+        return Member(name=next(iter(kept)))
+    inputs = tuple(Input(model=Member(name=name), parameters={"weight": weight}) for name, weight in kept.items())
+    return Merge(method="linear", inputs=inputs)
+
+
+def parse_expression(value: Any) -> Member | Merge:
+    """An expression from plain JSON data."""
+    return Candidate.parse({"name": "", "expression": value}).expression
+
+
+def members_of(expression: Member | Merge) -> tuple[str, ...]:
+    """The names of all members in the tree, each once, in order of appearance."""
+    if isinstance(expression, Member):
+        return (expression.name,)
+    branches = [part.model for part in expression.inputs]
+    if expression.base is not None:
+        branches.append(expression.base)
+    return tuple(dict.fromkeys(name for branch in branches for name in members_of(branch)))
+
+
+def expression_digest(expression: Member | Merge, contents: Mapping[str, str] | None = None) -> str:
+    """The digest of the tree; with `contents` (entry name to content digest) it names weights, not entries."""
+    return digest_of(_named(expression.as_json(), contents or {}))
+
+
+def _named(value: Any, contents: Mapping[str, str]) -> Any:
+    if isinstance(value, list):
+        return [_named(part, contents) for part in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("node") == "member":
+        return {"node": "member", "name": contents.get(value["name"], value["name"])}
+    return {key: _named(part, contents) for key, part in value.items()}

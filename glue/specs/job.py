@@ -1,0 +1,127 @@
+"""A job: what a user submits, and the immutable, complete form in which it is stored."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from glue.specs.base import Name, Number, Spec
+from glue.specs.suite import SuiteSpec
+from glue.specs.zoo import ZooSpec
+
+SPEC_VERSION = 1
+
+Coefficient = Annotated[Number, Field(gt=0, lt=1)]
+
+
+class ClusteringSpec(Spec):
+    """How families are formed: members whose similarity is above `threshold` belong together.
+
+    Source: Model-GLUE (arXiv 2410.05357), appendix A.5; the paper compares with a family's first member
+    (`leader`), complete linkage does not depend on the order.
+    """
+
+    threshold: float | None = Field(default=None, ge=-1, le=1)
+    linkage: Literal["leader", "complete", "average"] = "complete"
+    weights: Literal["raw", "task_vector"] = "raw"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _raw_threshold(cls, value: object) -> object:
+        # The paper's 0.95 is about raw weights; task vectors have no such tradition, so the user must choose.
+        if isinstance(value, dict) and value.get("threshold") is None and value.get("weights", "raw") == "raw":
+            return {**value, "threshold": 0.95}
+        return value
+
+    @model_validator(mode="after")
+    def _task_vectors_need_a_threshold(self) -> Self:
+        if self.threshold is None:
+            raise ValueError("clustering by task vectors has no default threshold; set one, for example 0.5")
+        return self
+
+
+class SearchSpec(Spec):
+    """The search in each family: Heuristic-Coefficient (paper, appendix A.1)."""
+
+    strategy: Literal["heuristic_coefficient"] = "heuristic_coefficient"
+    method: Literal["linear"] = "linear"
+    coefficients: tuple[Coefficient, ...] = Field(
+        default=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), min_length=1, max_length=99
+    )
+
+
+class RouterSpec(Spec):
+    """The mixture's router: linear, deciding once for a sample."""
+
+    type: Literal["linear"] = "linear"
+    input: Literal["sample"] = "sample"
+
+
+class MixtureSpec(Spec):
+    """How the families' results are put behind a router.
+
+    `minimum_share` is the share of proxy items on which an expert has to be the best to become one;
+    below it a prototype would be noise. `include_rejected` adds members that the search rejected.
+    """
+
+    level: Literal["model"] = "model"
+    top_k: Literal[1] = 1
+    router: RouterSpec = RouterSpec()
+    minimum_share: float = Field(default=0.05, ge=0, le=1)
+    include_rejected: bool = False
+
+
+class OutputSpec(Spec):
+    """The form of saved models. Merges compute in fp32 whatever is stored."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    shard_bytes: int = Field(default=4_000_000_000, ge=1_000_000)
+
+
+class JobRequest(Spec):
+    """A job file as a user writes it: the zoo by name."""
+
+    kind: Literal["model_glue"]
+    zoo: Name
+    name: Name | None = None
+    labels: dict[str, str] = Field(default={}, max_length=16)
+    seed: int | None = Field(default=None, ge=0, lt=2**32)
+    priority: int = Field(default=0, ge=-100, le=100)
+    clustering: ClusteringSpec = Field(default_factory=lambda: ClusteringSpec.parse({}))
+    search: SearchSpec = SearchSpec()
+    mixture: MixtureSpec = MixtureSpec()
+    output: OutputSpec = OutputSpec()
+    proxy: SuiteSpec
+    report: SuiteSpec
+
+
+class ResolvedModel(Spec):
+    """A zoo entry after its reference was resolved: where it lies and the commit it is pinned to."""
+
+    name: Name
+    path: str
+    commit: str
+
+
+class JobSpec(Spec):
+    """The stored spec: immutable, complete, resolved. Everything that decides the result is in it.
+
+    `commit` of a local folder is the digest of its file names, sizes and small files; the content digest
+    of the weights is found by the stage `resolve`. `suite_commits` does the same for task folders.
+    """
+
+    version: Literal[1] = SPEC_VERSION
+    kind: Literal["model_glue"]
+    seed: int
+    zoo: ZooSpec
+    models: tuple[ResolvedModel, ...]
+    clustering: ClusteringSpec
+    search: SearchSpec
+    mixture: MixtureSpec
+    output: OutputSpec
+    proxy: SuiteSpec
+    report: SuiteSpec
+    suite_commits: dict[str, str] = {}
+
+    def paths(self) -> dict[str, str]:
+        """Entry name to folder."""
+        return {model.name: model.path for model in self.models}
