@@ -8,7 +8,7 @@ from glue.specs.base import Name, Number, Spec
 from glue.specs.suite import SuiteSpec
 from glue.specs.zoo import ZooSpec
 
-SPEC_VERSION = 1
+SPEC_VERSION: Literal[1] = 1
 
 Coefficient = Annotated[Number, Field(gt=0, lt=1)]
 
