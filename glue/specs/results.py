@@ -82,7 +82,6 @@ class SuiteScore(Spec):
     mean: float
     stderr: float
     tasks: tuple[TaskScore, ...]
-    seconds: float = 0.0
 
 
 class ScoredCandidate(Spec):
