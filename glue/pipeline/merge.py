@@ -1,0 +1,40 @@
+"""Stage `merge` of one family: the winner built once, from the original members, in fp32."""
+
+from pathlib import Path
+
+from glue.checkpoints.manifest import publish_folder
+from glue.merging.engine import merge_to_folder
+from glue.pipeline.context import Context
+from glue.specs.expression import members_of, parse_expression
+from glue.specs.job import JobSpec
+from glue.specs.plan import ArtifactPlan, UnitOutcome, UnitRequest
+from glue.specs.results import MergeResult
+
+
+def build(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
+    """Write the family's model into the artifacts; its name is the family's members or its only one."""
+    family = str(request.payload["family"])
+    expression = parse_expression(request.payload["expression"])
+    folders = {name: Path(path) for name, path in spec.paths().items()}
+    merge_to_folder(
+        expression,
+        folders,
+        context.work / "model",
+        dtype=spec.output.dtype,
+        shard_bytes=spec.output.shard_bytes,
+        token=request.token,
+        progress=context.progress,
+    )
+    manifest, location = publish_folder(context.work / "model", context.artifacts)
+    members = members_of(expression)
+    name = members[0] if len(members) == 1 else f"merge of {' + '.join(members)}"
+    result = MergeResult(family=family, name=name, expression=expression, digest=manifest.digest, location=location)
+    artifact = ArtifactPlan("merge", manifest.digest, location, manifest.as_json())
+    return UnitOutcome(result.as_json(), artifact)
+
+
+def advance(request: UnitRequest, spec: JobSpec) -> UnitOutcome:
+    """The one unit's result is the stage's."""
+    (built,) = request.units
+    assert built.result is not None
+    return UnitOutcome(MergeResult.parse(built.result).as_json(), finished=True)

@@ -1,0 +1,87 @@
+"""Stage `resolve`: look into every entry's folder, from headers and configs, and name its content."""
+
+from pathlib import Path
+
+from glue.checkpoints.content import content_digest
+from glue.pipeline.context import Context
+from glue.pipeline.models import check_complete
+from glue.references.folders import folder_commit, read_config
+from glue.references.headers import folder_tensors
+from glue.references.signature import signature, tokenizer_digest
+from glue.specs.errors import IncompatibleModelsError, InvalidInputError, Problem
+from glue.specs.job import JobSpec
+from glue.specs.plan import UnitOutcome, UnitRequest
+from glue.specs.results import InspectedModel, ResolveResult
+
+
+def inspect(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
+    """One entry's folder: complete, a causal language model, and unchanged since submission.
+
+    Raises:
+        InvalidInputError: the folder changed since the job was submitted.
+        IncompatibleModelsError: tensors are missing or of the wrong shape.
+    """
+    name, commit = str(request.payload["name"]), str(request.payload["commit"])
+    folder = Path(spec.paths()[name])
+    context.progress(0.0, f"{name}: headers and config")
+    if folder_commit(folder) != commit:
+        raise InvalidInputError(
+            f"the model '{name}' changed since the job was submitted",
+            [Problem("/zoo", "model_changed", f"the folder of '{name}' has other content", "submit the job again")],
+        )
+    check_complete(name, folder)
+    context.progress(0.2, f"{name}: content")
+    return UnitOutcome(_inspected(name, folder).as_json())
+
+
+def _inspected(name: str, folder: Path) -> InspectedModel:
+    config, tensors = read_config(folder), folder_tensors(folder)
+    text = config.get("text_config", config)
+    embedding = max(tensors.values(), key=lambda info: info.shape[0] if len(info.shape) == 2 else 0)
+    sizes = [_elements(info.shape) for info in tensors.values()]
+    return InspectedModel(
+        name=name,
+        content=content_digest(folder),
+        signature=signature(config, tensors),
+        tokenizer=tokenizer_digest(folder),
+        architecture=str(config["architectures"][0]),
+        dtype=embedding.dtype,
+        parameters=sum(sizes),
+        hidden_size=int(text["hidden_size"]),
+        layers=int(text["num_hidden_layers"]),
+        vocabulary=int(text["vocab_size"]),
+        tied=bool(config.get("tie_word_embeddings", False)),
+    )
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def advance(request: UnitRequest, spec: JobSpec) -> UnitOutcome:
+    """Group the members by signature, in zoo order.
+
+    Raises:
+        IncompatibleModelsError: the members do not share one tokenizer.
+    """
+    models = tuple(InspectedModel.parse(unit.result) for unit in request.units)
+    members = [model for model in models if model.name in spec.zoo.member_names()]
+    _one_tokenizer(members)
+    groups: dict[str, list[str]] = {}
+    for member in members:
+        groups.setdefault(member.signature, []).append(member.name)
+    result = ResolveResult(models=models, groups=tuple(tuple(group) for group in groups.values()))
+    return UnitOutcome(result.as_json(), finished=True)
+
+
+def _one_tokenizer(members: list[InspectedModel]) -> None:
+    others = [member.name for member in members if member.tokenizer != members[0].tokenizer]
+    if others:
+        detail = f"these members have another tokenizer than '{members[0].name}': {', '.join(others)}"
+        problem = Problem(
+            "/members", "tokenizer_differs", detail, "leave them out, or submit them as a zoo of their own"
+        )
+        raise IncompatibleModelsError(detail, [problem])

@@ -1,0 +1,80 @@
+"""Units that score: a candidate merged straight into a resident model, or the mixture from its folder."""
+
+from pathlib import Path
+from time import monotonic
+
+from transformers import PreTrainedModel
+
+from glue.evaluation.scorer import Scorer
+from glue.evaluation.suite import Suite, check_disjoint, load_suite
+from glue.merging.engine import merge_into
+from glue.mixture.load import load_model
+from glue.pipeline.context import Context
+from glue.pipeline.models import DTYPES, checkpoints, resident_model, zoo_tokenizer
+from glue.pipeline.outcomes import Outcomes
+from glue.specs.expression import Candidate, members_of
+from glue.specs.job import JobSpec
+from glue.specs.plan import UnitOutcome, UnitRequest
+from glue.specs.results import ScoredCandidate, SuiteScore
+from glue.specs.suite import SuiteSpec
+
+
+def score_candidate(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
+    """Merge the candidate into the resident model of its signature and score it."""
+    payload = request.payload
+    candidate = Candidate.parse({"name": payload["name"], "expression": payload["expression"]})
+    suite_spec = suite_spec_of(payload["suite"], spec)
+    context.progress(0.0, f"merging {candidate.name}")
+    started = monotonic()
+    first = members_of(candidate.expression)[0]
+    model = resident_model(first, suite_spec.dtype, spec, Outcomes(request.outcomes), context)
+    merge_into(candidate.expression, checkpoints(spec, context), model)
+    merged = monotonic()
+    context.progress(0.1, f"scoring {candidate.name}")
+    score = _score(model, payload["suite"], spec, context)
+    scored = ScoredCandidate(name=candidate.name, expression=candidate.expression, score=score)
+    seconds = {"merge_seconds": merged - started, "score_seconds": monotonic() - merged}
+    return UnitOutcome(scored.as_json() | seconds)
+
+
+def score_mixture(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
+    """Score the mixture from its finished folder."""
+    suite_spec = suite_spec_of(request.payload["suite"], spec)
+    folder = context.artifacts / request.payload["location"]
+    key = (str(folder), suite_spec.dtype, context.device)
+    context.progress(0.0, "loading the mixture")
+    model = context.keep("model", key, lambda: load_model(folder, DTYPES[suite_spec.dtype], context.device))
+    context.progress(0.1, "scoring the mixture")
+    return UnitOutcome({"score": _score(model, request.payload["suite"], spec, context).as_json()})
+
+
+def suite_spec_of(name: str, spec: JobSpec) -> SuiteSpec:
+    """The job's suite of that name, `proxy` or `report`."""
+    return {"proxy": spec.proxy, "report": spec.report}[name]
+
+
+def suites(spec: JobSpec, context: Context) -> dict[str, Suite]:
+    """Both suites, built once for the engine's life, and shown to share no item.
+
+    Raises:
+        EvaluationError: a task cannot be built, or the suites share an item.
+    """
+    return context.keep("suites", (spec.proxy, spec.report), lambda: _suites(spec, context))
+
+
+def _suites(spec: JobSpec, context: Context) -> dict[str, Suite]:
+    tokenizer = zoo_tokenizer(spec, context)
+    proxy, report = load_suite(spec.proxy, tokenizer), load_suite(spec.report, tokenizer)
+    check_disjoint(proxy, report)
+    return {"proxy": proxy, "report": report}
+
+
+def _score(model: PreTrainedModel, name: str, spec: JobSpec, context: Context) -> SuiteScore:
+    suite = suites(spec, context)[name]
+    scorer = context.keep(f"scorer {name}", (suite.digest, context.device), lambda: Scorer(suite, context.device))
+    return scorer.score(model, zoo_tokenizer(spec, context))
+
+
+def expert_folder(location: str | None, member: str, spec: JobSpec, context: Context) -> Path:
+    """Where an expert lies: an artifact, or a zoo member's own folder."""
+    return context.artifacts / location if location else Path(spec.paths()[member])

@@ -1,0 +1,182 @@
+"""The report as plain data: every model on items that the search never saw. Pure; knows no folder and no clock."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from glue.evaluation.statistics import paired_difference
+from glue.specs.expression import Member, Merge, members_of
+from glue.specs.results import (
+    BaselinesResult,
+    MergeResult,
+    MixtureResult,
+    ResolveResult,
+    SearchResult,
+    SimilarityResult,
+    SuiteScore,
+)
+from glue.specs.zoo import ZooSpec
+
+MIXTURE = "mixture"
+POINTS = 100
+POINT_DIGITS = 4
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that the report speaks of. `report_scores` maps a model's name to its report score."""
+
+    zoo: ZooSpec
+    seed: int
+    resolved: ResolveResult
+    similarity: SimilarityResult
+    baselines: BaselinesResult
+    searches: tuple[SearchResult, ...]
+    merges: tuple[MergeResult, ...]
+    mixture: MixtureResult
+    report_scores: Mapping[str, SuiteScore]
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ReportedModel:
+    """One row of the table."""
+
+    name: str
+    role: Literal["member", "merge", "mixture"]
+    family: str
+    proxy: SuiteScore
+    report: SuiteScore
+
+
+def reported_models(evidence: Evidence) -> tuple[ReportedModel, ...]:
+    """The rows in order: members as in the zoo, families' merges, the mixture."""
+    rows = [_member_row(evidence, name) for name in evidence.zoo.member_names()]
+    for merge, search in zip(evidence.merges, evidence.searches, strict=True):
+        if isinstance(merge.expression, Merge):
+            report = evidence.report_scores[merge.name]
+            rows.append(ReportedModel(merge.name, "merge", merge.family, search.winner.score, report))
+    if evidence.mixture.score is not None:
+        report = evidence.report_scores[MIXTURE]
+        rows.append(ReportedModel(MIXTURE, "mixture", "", evidence.mixture.score, report))
+    return tuple(rows)
+
+
+def _member_row(evidence: Evidence, name: str) -> ReportedModel:
+    family = next(family.name for family in evidence.similarity.families if name in family.members)
+    scores = evidence.baselines.of(name).score, evidence.report_scores[name]
+    return ReportedModel(name, "member", family, *scores)
+
+
+def recommended(rows: Sequence[ReportedModel], artifact: ReportedModel) -> ReportedModel:
+    """The best on the proxy suite: the report suite chooses nothing. Of equals the artifact, then the simpler."""
+    return max(rows, key=lambda row: (row.proxy.mean, row.name == artifact.name))
+
+
+def best_single(rows: Sequence[ReportedModel]) -> ReportedModel:
+    """The best member on the report suite: the hardest one to beat, chosen against ourselves."""
+    return max((row for row in rows if row.role == "member"), key=lambda row: row.report.mean)
+
+
+def delivered(rows: Sequence[ReportedModel], merges: Sequence[MergeResult]) -> ReportedModel:
+    """The model that the artifact holds: the mixture, or without one the best family's model on the proxy suite."""
+    names = {merge.name for merge in merges}
+    mixtures = [row for row in rows if row.role == "mixture"]
+    return max(mixtures or [row for row in rows if row.name in names], key=lambda row: row.proxy.mean)
+
+
+def build_report(evidence: Evidence) -> dict[str, Any]:
+    """The whole report as JSON data. Gains and scores named `gain…` are in points, means are from 0 to 1."""
+    rows = reported_models(evidence)
+    single, artifact = best_single(rows), delivered(rows, evidence.merges)
+    best = recommended(rows, artifact)
+    gain, gain_stderr = paired_difference(artifact.report, single.report)
+    return {
+        "object": "report",
+        "zoo": evidence.zoo.name,
+        "seed": evidence.seed,
+        "artifact": artifact.name,
+        "recommended": best.name,
+        "best_single": single.name,
+        "gain_over_best_single": round(gain * POINTS, POINT_DIGITS),
+        "gain_over_best_single_stderr": round(gain_stderr * POINTS, POINT_DIGITS),
+        "warnings": _warnings(evidence, artifact, best, gain, gain_stderr),
+        "models": [_row_json(row) for row in rows],
+        "inputs": [model.as_json() for model in evidence.resolved.models],
+        "families": [_family_json(evidence, index) for index in range(len(evidence.merges))],
+        "similarity": [matrix.as_json() for matrix in evidence.similarity.matrices],
+        "mixture": _mixture_json(evidence.mixture),
+        "suites": {"proxy": rows[0].proxy.suite, "report": rows[0].report.suite},
+        "versions": dict(evidence.versions),
+    }
+
+
+def _warnings(
+    evidence: Evidence, artifact: ReportedModel, best: ReportedModel, gain: float, gain_stderr: float
+) -> list[str]:
+    warnings = []
+    if best.name != artifact.name:
+        warnings.append(
+            f"On the proxy suite {best.name} ({best.proxy.mean:.4f}) is better than "
+            f"{artifact.name} ({artifact.proxy.mean:.4f}), which this artifact holds."
+        )
+    if gain <= 2 * gain_stderr and artifact.role != "member":
+        warnings.append("The gain over the best single model is within two standard errors of zero.")
+    if evidence.mixture.score is None and len(evidence.similarity.families) > 1:
+        warnings.append(
+            "No mixture was built: fewer than two families had an expert that was the best on enough items."
+        )
+    return warnings
+
+
+def _row_json(row: ReportedModel) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "role": row.role,
+        "family": row.family or None,
+        "proxy": _score_json(row.proxy),
+        "report": _score_json(row.report),
+    }
+
+
+def _score_json(score: SuiteScore) -> dict[str, Any]:
+    tasks = [
+        {
+            "task": task.task,
+            "metric": task.metric,
+            "weight": task.weight,
+            "mean": task.mean,
+            "stderr": task.stderr,
+            "items": len(task.values),
+        }
+        for task in score.tasks
+    ]
+    return {"mean": score.mean, "stderr": score.stderr, "tasks": tasks}
+
+
+def _family_json(evidence: Evidence, index: int) -> dict[str, Any]:
+    merge, search = evidence.merges[index], evidence.searches[index]
+    return {
+        "name": merge.family,
+        "members": list(evidence.similarity.family(merge.family).members),
+        "model": merge.name,
+        "recipe": merge.expression.as_json(),
+        "weights": weights_of(merge.expression),
+        "rejected": [rejected.as_json() for rejected in search.rejected],
+        "trials": [trial.as_json() for trial in search.trials],
+    }
+
+
+def weights_of(expression: Member | Merge) -> dict[str, float]:
+    """The members' weights of a flat merge, for people; a single member has weight 1."""
+    if isinstance(expression, Member):
+        return {expression.name: 1.0}
+    return {members_of(part.model)[0]: float(part.parameters.get("weight", 1.0)) for part in expression.inputs}
+
+
+def _mixture_json(mixture: MixtureResult) -> dict[str, Any]:
+    return {
+        "experts": [expert.as_json() for expert in mixture.experts],
+        "left_out": [rejected.as_json() for rejected in mixture.left_out],
+        "prototypes": mixture.prototypes,
+    }
