@@ -1,0 +1,118 @@
+"""The service as the command line sees it: HTTP only, with errors that a person can act on."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+TIMEOUT_SECONDS = 30.0
+DEFAULT_HOME = Path("~/.glue")
+
+
+class ServiceError(Exception):
+    """The service refused, or cannot be reached. `lines` are for the terminal."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+class UnreachableError(ServiceError):
+    """Nothing answered; the same call may succeed later."""
+
+
+class Client:
+    """One method a call of the REST API; answers are plain JSON data."""
+
+    def __init__(self, url: str, api_key: str) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_SECONDS)
+
+    @classmethod
+    def from_environment(cls) -> "Client":
+        """From GLUE_URL and GLUE_API_KEY, or from the file that `glue up` wrote.
+
+        Raises:
+            ServiceError: neither is there.
+        """
+        url, key = os.environ.get("GLUE_URL"), os.environ.get("GLUE_API_KEY")
+        if not (url and key):
+            written = _read_client_file(Path(os.environ.get("GLUE_HOME") or DEFAULT_HOME).expanduser() / "client.json")
+            url, key = url or written.get("url"), key or written.get("api_key")
+        if not (url and key):
+            raise ServiceError(
+                "There is no service to talk to.",
+                "Start one with `glue up`, or set GLUE_URL and GLUE_API_KEY.",
+            )
+        return cls(url, key)
+
+    def add_zoo(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """Store a zoo under its name."""
+        return self._json("POST", "/v1/zoos", json=spec)
+
+    def submit(self, spec: dict[str, Any], idempotency_key: str) -> dict[str, Any]:
+        """Submit a job; the same key submits it once, however often it is sent."""
+        return self._json("POST", "/v1/jobs", json=spec, headers={"Idempotency-Key": idempotency_key})
+
+    def jobs(self, limit: int) -> list[dict[str, Any]]:
+        """The newest jobs."""
+        found: list[dict[str, Any]] = self._json("GET", "/v1/jobs", params={"limit": limit})["data"]
+        return found
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """One job."""
+        return self._json("GET", f"/v1/jobs/{job_id}")
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        """Ask for the job's end."""
+        return self._json("POST", f"/v1/jobs/{job_id}/cancel")
+
+    def report(self, job_id: str) -> dict[str, Any]:
+        """The finished job's report."""
+        return self._json("GET", f"/v1/jobs/{job_id}/report")
+
+    def artifact(self, artifact_id: str) -> dict[str, Any]:
+        """An artifact's record with its manifest."""
+        return self._json("GET", f"/v1/artifacts/{artifact_id}")
+
+    def artifact_file(self, artifact_id: str, path: str) -> Iterator[bytes]:
+        """The bytes of one file of an artifact."""
+        with self._http.stream("GET", f"/v1/artifacts/{artifact_id}/files/{path}") as response:
+            if response.is_error:
+                response.read()
+                raise _refused(response)
+            yield from response.iter_bytes(1 << 20)
+
+    def _json(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+        try:
+            response = self._http.request(method, path, **arguments)
+        except httpx.TransportError as error:
+            raise UnreachableError(f"{self._http.base_url} does not answer: {error}", "Is `glue up` running?") from None
+        if response.is_error:
+            raise _refused(response)
+        answer: dict[str, Any] = response.json()
+        return answer
+
+
+def _read_client_file(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    content: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _refused(response: httpx.Response) -> ServiceError:
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = {}
+    if response.status_code in (502, 503, 504):
+        return UnreachableError(str(problem.get("detail") or f"the service answered {response.status_code}"))
+    lines = [str(problem.get("detail") or problem.get("title") or f"the service answered {response.status_code}")]
+    for error in problem.get("errors") or ():
+        fix = f" ({error['fix']})" if error.get("fix") else ""
+        lines.append(f"  {error.get('pointer') or '/'}: {error.get('detail')}{fix}")
+    return ServiceError(*lines)

@@ -1,0 +1,82 @@
+"""Follow a job to its end, with one progress bar a stage."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from glue.cli.client import Client, UnreachableError
+
+POLL_SECONDS = 0.5
+# A service that is being restarted or upgraded is back within this time; the job does not notice.
+PATIENCE_SECONDS = 120.0
+FINISHED = ("succeeded", "failed", "cancelled")
+
+
+def follow(client: Client, job_id: str, console: Console) -> dict[str, Any]:
+    """Show the stages' bars until the job has ended; gives the final job.
+
+    Raises:
+        UnreachableError: the service did not answer for two minutes.
+    """
+    columns = (
+        TextColumn("{task.description:<11}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as bars:
+        return _until_finished(client, job_id, _Stages(bars))
+
+
+def _until_finished(client: Client, job_id: str, stages: "_Stages") -> dict[str, Any]:
+    answered = time.monotonic()
+    while True:
+        try:
+            job = client.job(job_id)
+        except UnreachableError:
+            if time.monotonic() - answered > PATIENCE_SECONDS:
+                raise
+            stages.waiting()
+        else:
+            answered = time.monotonic()
+            stages.show(job)
+            if job["status"] in FINISHED:
+                return job
+        time.sleep(POLL_SECONDS)
+
+
+class _Stages:
+    """A bar per stage name; the families of one stage share its bar."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def show(self, job: dict[str, Any]) -> None:
+        names = list(dict.fromkeys(stage["name"] for stage in job["stages"]))
+        for name in names:
+            runs = [stage for stage in job["stages"] if stage["name"] == name]
+            self._show_stage(name, runs, job)
+
+    def waiting(self) -> None:
+        for task in self._tasks.values():
+            self._bars.update(task, note="waiting for the service")
+
+    def _show_stage(self, name: str, runs: list[dict[str, Any]], job: dict[str, Any]) -> None:
+        done = sum(run["units"]["finished"] for run in runs)
+        total = sum(run["units"]["total"] for run in runs)
+        ended = all(run["status"] in FINISHED for run in runs)
+        started = any(run["started_at"] for run in runs)
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(name, total=None, start=False, note="")
+        task = self._tasks[name]
+        if started:
+            self._bars.start_task(task)
+        note = job["status_message"] or "" if started and not ended else ""
+        self._bars.update(task, completed=done, total=max(total, 1) if started else None, note=note)
+        if ended:
+            self._bars.update(task, completed=max(total, 1), total=max(total, 1))
+            self._bars.stop_task(task)

@@ -1,0 +1,148 @@
+"""`glue zoo add`, `submit`, `jobs`, `status`, `follow`, `cancel`, `report`, `pull`."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import uuid4
+
+import typer
+from rich.console import Console
+
+from glue.cli.client import Client, ServiceError
+from glue.cli.files import job_request, zoo_request
+from glue.cli.follow import follow as follow_job
+from glue.cli.pull import pull as pull_artifact
+from glue.cli.tables import jobs_table, report_summary, report_table
+from glue.specs.errors import GlueError
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or 'last' for the newest.")]
+
+zoo_app = typer.Typer(no_args_is_help=True, help="Store zoos.")
+console = Console()
+errors = Console(stderr=True)
+
+
+@contextmanager
+def _told() -> Iterator[Client]:
+    """A client; what goes wrong is told in words, with exit code 1."""
+    try:
+        yield Client.from_environment()
+    except ServiceError as error:
+        errors.print(f"[red]error:[/] {error.lines[0]}", highlight=False)
+        for line in error.lines[1:]:
+            errors.print(line, highlight=False, markup=False)
+        raise typer.Exit(1) from None
+    except GlueError as error:
+        errors.print(f"[red]error:[/] {error.detail}", highlight=False)
+        for problem in error.problems:
+            fix = f" ({problem.fix})" if problem.fix else ""
+            errors.print(f"  {problem.pointer or '/'}: {problem.detail}{fix}", highlight=False, markup=False)
+        raise typer.Exit(1) from None
+
+
+@zoo_app.command("add")
+def add_zoo(file: Annotated[Path, typer.Argument(metavar="ZOO.yml")]) -> None:
+    """Store a zoo from a YAML file, or replace the one of the same name."""
+    with _told() as client:
+        zoo = client.add_zoo(zoo_request(file))
+        console.print(f"zoo {zoo['name']} ({zoo['id']}): {len(zoo['spec']['members'])} members", highlight=False)
+
+
+def submit(
+    file: Annotated[Path, typer.Argument(metavar="JOB.yml")],
+    follow: Annotated[bool, typer.Option("--follow", help="Stay and show the progress.")] = False,
+) -> None:
+    """Submit a job from a YAML file."""
+    with _told() as client:
+        job = client.submit(job_request(file), str(uuid4()))
+        console.print(f"submitted {job['id']}", highlight=False)
+        if follow:
+            _follow(client, job["id"])
+
+
+def jobs(limit: Annotated[int, typer.Option(min=1, max=100)] = 20) -> None:
+    """List the newest jobs."""
+    with _told() as client:
+        console.print(jobs_table(client.jobs(limit)))
+
+
+def status(job: JobId, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """Show one job."""
+    with _told() as client:
+        found = client.job(_id(client, job))
+        if as_json:
+            _print_json(found)
+        else:
+            console.print(jobs_table([found]))
+            _print_outcome(found)
+
+
+def follow(job: JobId) -> None:
+    """Show a job's progress until it ends."""
+    with _told() as client:
+        _follow(client, _id(client, job))
+
+
+def cancel(job: JobId) -> None:
+    """Cancel a job."""
+    with _told() as client:
+        found = client.cancel(_id(client, job))
+        console.print(f"{found['id']} is {found['status']}", highlight=False)
+
+
+def report(job: JobId, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """Show a finished job's report."""
+    with _told() as client:
+        found = client.report(_id(client, job))
+        if as_json:
+            _print_json(found)
+        else:
+            print_report(found, console)
+
+
+def pull(job: JobId, folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
+    """Fetch a finished job's model into a new folder, verified."""
+    with _told() as client:
+        found = client.job(_id(client, job))
+        if not found["result"]:
+            raise ServiceError(f"{found['id']} is {found['status']}; only a succeeded job has a model.")
+        pull_artifact(client, client.artifact(found["result"]["artifact_id"]), folder, console)
+        console.print(f"the model is in {folder}", highlight=False)
+
+
+def print_report(found: dict[str, Any], out: Console) -> None:
+    """The table and the lines under it."""
+    out.print(report_table(found))
+    for line in report_summary(found):
+        out.print(line)
+
+
+def _follow(client: Client, job_id: str) -> None:
+    found = follow_job(client, job_id, console)
+    _print_outcome(found)
+    if found["status"] != "succeeded":
+        raise typer.Exit(1)
+    print_report(client.report(job_id), console)
+
+
+def _id(client: Client, job: str) -> str:
+    if job != "last":
+        return job
+    newest = client.jobs(1)
+    if not newest:
+        raise ServiceError("There are no jobs yet.", "Submit one with `glue submit JOB.yml`.")
+    return str(newest[0]["id"])
+
+
+def _print_outcome(job: dict[str, Any]) -> None:
+    if job["error"]:
+        console.print(f"[red]{job['status']}[/]: {job['error']['detail']}", highlight=False)
+        for problem in job["error"].get("problems") or ():
+            fix = f" ({problem['fix']})" if problem.get("fix") else ""
+            console.print(f"  {problem['detail']}{fix}", highlight=False, markup=False)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    console.print_json(json.dumps(value))

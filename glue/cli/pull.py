@@ -1,0 +1,58 @@
+"""Fetch a finished artifact, verify every file against the manifest, and only then give it its name."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from glue.cli.client import Client, ServiceError
+
+
+def pull(client: Client, artifact: dict[str, Any], folder: Path, console: Console) -> None:
+    """Write the artifact's files into `folder`, which must not exist or be empty.
+
+    Raises:
+        ServiceError: the folder is taken, or a file does not match its manifest.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ServiceError(f"{folder} is not empty.", "Name a new folder.")
+    partial = folder.with_name(folder.name + ".partial")
+    files = artifact["manifest"]["files"]
+    columns = (
+        TextColumn("pulling"),
+        BarColumn(bar_width=24),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bars:
+        task = bars.add_task("", total=sum(file["size"] for file in files))
+        for file in files:
+            _fetch(client, artifact["id"], file, partial, lambda size: bars.advance(task, size))
+    if folder.exists():
+        folder.rmdir()
+    partial.rename(folder)
+
+
+def _fetch(client: Client, artifact_id: str, file: dict[str, Any], root: Path, progress: Any) -> None:
+    target = (root / file["path"]).resolve()
+    if not target.is_relative_to(root.resolve()):
+        raise ServiceError(f"the manifest names a path outside the artifact: {file['path']}")
+    if target.is_file() and _sha256(target) == file["sha256"]:
+        progress(file["size"])
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("wb") as out:
+        for chunk in client.artifact_file(artifact_id, file["path"]):
+            out.write(chunk)
+            progress(len(chunk))
+    if _sha256(target) != file["sha256"]:
+        target.unlink()
+        raise ServiceError(f"{file['path']} does not match its manifest.", "Run the same command again.")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
