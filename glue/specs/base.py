@@ -58,7 +58,15 @@ def read_yaml(path: Path) -> Any:
 
 def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
     """Pydantic's findings as problems with JSON pointers, and for an unknown key its nearest neighbour."""
-    return [_problem(detail, model) for detail in error.errors(include_url=False, include_context=False)]
+    details = error.errors(include_url=False, include_context=False)
+    places = [detail["loc"] for detail in details]
+    # An invalid item also makes pydantic call its list too short; the item's own problem says all.
+    told = [d for d in details if d["type"] != "too_short" or not any(_inside(place, d["loc"]) for place in places)]
+    return [_problem(detail, model) for detail in told]
+
+
+def _inside(place: tuple[Any, ...], outer: tuple[Any, ...]) -> bool:
+    return len(place) > len(outer) and place[: len(outer)] == outer
 
 
 def _problem(detail: Any, model: type[BaseModel]) -> Problem:
