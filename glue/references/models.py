@@ -1,0 +1,116 @@
+"""One model of a zoo: found, pinned and looked into as far as its config and headers tell."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glue.references.findings import Findings
+from glue.references.folders import folder_commit, read_config, resolve_folder
+from glue.references.headers import TensorInfo, folder_tensors
+from glue.references.reading import refusal
+from glue.references.signature import architecture, tokenizer_digest
+from glue.specs.errors import IncompatibleModelsError, Problem
+from glue.specs.zoo import BASE, ZooSpec
+
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+_OTHER_INPUTS = ("vision_config", "audio_config", "speech_config", "image_token_id", "image_token_index")
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A zoo entry's folder, its commit and its tokenizer's digest."""
+
+    name: str
+    pointer: str
+    folder: Path
+    commit: str
+    tokenizer: str
+
+
+def find_models(zoo: ZooSpec, roots: Sequence[Path], findings: Findings) -> list[FoundModel]:
+    """Every entry of the zoo that can be used, the base first; what is wrong with the others goes to `findings`."""
+    members = {member.name: f"/members/{number}/source" for number, member in enumerate(zoo.members)}
+    pointers = {BASE: "/base/source"} | members
+    found = [_find(name, pointers[name], source, roots, findings) for name, source in zoo.sources().items()]
+    return [model for model in found if model is not None]
+
+
+def check_one_tokenizer(models: Sequence[FoundModel], findings: Findings) -> None:
+    """A router and a report that speak of one text need one tokenizer: point at the entries that have another."""
+    digests = [model.tokenizer for model in models]
+    for model in models:
+        # The one that most entries share is the zoo's; among equals the first.
+        if model.tokenizer != max(digests, key=digests.count):
+            detail = "its tokenizer differs from that of the other models, and a mixture of whole models needs one"
+            findings.add(
+                refusal(
+                    "tokenizer_differs", detail, "leave it out, or submit a zoo of models that share its tokenizer"
+                ),
+                model.pointer,
+                model.name,
+            )
+
+
+def _find(name: str, pointer: str, source: str, roots: Sequence[Path], findings: Findings) -> FoundModel | None:
+    before = len(findings.problems)
+    commit = tokenizer = ""
+    with findings.at(pointer, name):
+        folder = resolve_folder(source, roots)
+        with findings.at(pointer, name):
+            check_config(read_config(folder))
+        with findings.at(pointer, name):
+            check_tensors(folder_tensors(folder))
+        with findings.at(pointer, name):
+            tokenizer = tokenizer_digest(folder)
+        commit = folder_commit(folder)
+    if len(findings.problems) > before:
+        return None
+    return FoundModel(name, pointer, folder, commit, tokenizer)
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """The config is that of a whole, unquantised causal language model of a stock architecture.
+
+    Raises:
+        IncompatibleModelsError: with one problem for each reason why not.
+    """
+    problems = list(_config_problems(config))
+    if problems:
+        raise IncompatibleModelsError(problems[0].detail, problems)
+
+
+def check_tensors(tensors: Mapping[str, TensorInfo]) -> None:
+    """The weights are floating point numbers.
+
+    Raises:
+        IncompatibleModelsError: there are none, or the matrices are quantised.
+    """
+    if not tensors:
+        raise refusal("no_weights", "its weight files hold no tensors", "save the model again")
+    quantised = [info for info in tensors.values() if info.dtype not in _FLOATS and len(info.shape) > 1]
+    if quantised:
+        detail = f"tensor {quantised[0].name[:200]!r} is stored as {quantised[0].dtype}, so the model is quantised"
+        raise refusal("quantised", detail, "give the original model in 16 or 32 bit")
+
+
+def _config_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
+    name = architecture(config)
+    if config.get("auto_map"):
+        fix = "use a model whose architecture transformers knows; code that came with a model is never run"
+        yield Problem("", "custom_code", "its config asks for code of its own (auto_map)", fix)
+    if config.get("quantization_config"):
+        yield Problem(
+            "", "quantised", "its config says that it is quantised", "give the original model in 16 or 32 bit"
+        )
+    if any(config.get(key) is not None for key in _OTHER_INPUTS):
+        fix = "use its language model alone, saved as a causal language model"
+        yield Problem("", "not_text_only", "it reads images or sound beside text", fix)
+    if not name:
+        fix = "save the model with save_pretrained(), which names the class"
+        yield Problem("", "no_architecture", "its config names no architecture", fix)
+    elif config.get("is_encoder_decoder") or not name.endswith(("ForCausalLM", "LMHeadModel")):
+        yield Problem("", "not_causal", f"{name[:100]} is not a causal language model", "use decoder-only models")
+    size = config.get("vocab_size")
+    if type(size) is not int or size < 1:
+        yield Problem("", "no_vocabulary", "its config has no vocab_size", "save the model with save_pretrained()")
