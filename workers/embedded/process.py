@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from glue.specs.errors import GlueError
@@ -22,15 +23,12 @@ class ServerError(GlueError):
 def tie_to_parent(death_signal: int = signal.SIGKILL) -> Callable[[], None]:
     """A `preexec_fn` after which the child gets `death_signal` when the calling thread ends, however it ends.
 
-    The kernel follows the thread, not the process: call Popen from a thread that lives as long as the child should.
-    Where the kernel has no such signal (macOS), `Child.recover` ends at the next start what was left.
+    Linux follows the thread, not the process: call Popen from a thread that lives as long as the child should.
     """
     parent = os.getpid()
-    prctl = getattr(_LIBC, "prctl", None)
 
     def tie() -> None:
-        if prctl is not None:
-            prctl(_PR_SET_PDEATHSIG, death_signal)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, death_signal)
         if os.getppid() != parent:
             os._exit(1)
 
@@ -101,9 +99,13 @@ class Child:
         folder: Path | None = None,
         user: int | None = None,
     ) -> None:
-        """Run `arguments` in `folder`, as uid and gid `user` if one is given; output goes to the end of the log."""
+        """Run `arguments` in `folder`, as uid and gid `user` if one is given; output goes to the end of the log.
+
+        What still runs of an earlier start is killed first.
+        """
         self.pid_file.parent.mkdir(parents=True, exist_ok=True)
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.wait(0.0)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 list(arguments),
@@ -149,7 +151,8 @@ class Child:
             pid = read_pid(self.pid_file)
             if pid is None:
                 break
-            os.killpg(pid, number)
+            with suppress(ProcessLookupError):
+                os.killpg(pid, number)
             wait_for(lambda: read_pid(self.pid_file) is None, seconds)
         self.pid_file.unlink(missing_ok=True)
 
