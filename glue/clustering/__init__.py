@@ -1,0 +1,1 @@
+"""Families of a zoo: how alike members are, and which belong together."""

@@ -1,0 +1,144 @@
+"""How alike checkpoints of one signature are: column cosines of their attention and MLP matrices.
+
+Streams every matrix once and holds one block of each checkpoint; knows neither families nor thresholds.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+
+import torch
+from torch import Tensor
+
+from glue.checkpoints.reader import Checkpoint
+from glue.references.headers import TensorInfo
+from glue.specs.errors import IncompatibleModelsError
+
+Progress = Callable[[float, str], None]
+
+# One megabyte in double precision: the blocks of a pair stay in the processor's cache.
+_BLOCK_ELEMENTS = 1 << 17
+_LAYER = re.compile(r"\.(\d+)\.")
+_INSIDE = re.compile(r"attn|attention|mlp|ffn|feed_forward|moe")
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Similarities of all pairs, symmetric, 1 on the diagonal.
+
+    `overall` is the plain mean over the matrices. `matrices` holds the same by tensor name; an entry is none
+    where two models have nothing to compare: every column of both is zero.
+    """
+
+    overall: list[list[float]]
+    matrices: dict[str, list[list[float | None]]]
+
+    def layers(self) -> dict[int, list[list[float]]]:
+        """The mean over the matrices of each layer."""
+        numbers = {name: _layer_of(name) for name in self.matrices}
+        return {
+            layer: _mean([self.matrices[name] for name in numbers if numbers[name] == layer])
+            for layer in sorted(set(numbers.values()))
+        }
+
+
+def compare(checkpoints: Sequence[Checkpoint], base: Checkpoint | None, progress: Progress) -> Similarity:
+    """All pairs of checkpoints of equal signatures, in one pass over each; with `base`, of their task vectors.
+
+    For each two-dimensional attention or MLP weight inside the layers: the cosine of equal columns (dim 0), its
+    mean over the columns; then the plain mean over those matrices. Sums are in double precision. A column that
+    is zero in one model has cosine 0; one that is zero in both says nothing and is left out.
+    Source: Model-GLUE (arXiv 2410.05357), appendix A.5, and the authors' `clustering.py`.
+
+    Raises:
+        IncompatibleModelsError: there is no such matrix, or the checkpoints differ in one's shape.
+    """
+    names = _matrix_names(checkpoints[0])
+    everybody = [*checkpoints, *([base] if base else [])]
+    _check_shapes(names, everybody)
+    total = sum(_bytes(checkpoints[0].tensors[name]) for name in names)
+    matrices: dict[str, list[list[float | None]]] = {}
+    done = 0
+    for name in names:
+        matrices[name] = _column_cosines(_column_products(name, checkpoints, base))
+        done += _bytes(checkpoints[0].tensors[name])
+        progress(done / total, name)
+    return Similarity(_mean(list(matrices.values())), matrices)
+
+
+def _matrix_names(checkpoint: Checkpoint) -> list[str]:
+    names = sorted(name for name, info in checkpoint.tensors.items() if _counts(name, info.shape))
+    if not names:
+        raise IncompatibleModelsError(f"{checkpoint.folder.name} has no attention or MLP matrix inside its layers")
+    return names
+
+
+def _counts(name: str, shape: tuple[int, ...]) -> bool:
+    layer = _LAYER.search(name)
+    return len(shape) == 2 and 0 not in shape and layer is not None and bool(_INSIDE.search(name, layer.end()))
+
+
+def _layer_of(name: str) -> int:
+    layer = _LAYER.search(name)
+    assert layer is not None, "only names inside a layer are compared"
+    return int(layer[1])
+
+
+def _check_shapes(names: Sequence[str], checkpoints: Sequence[Checkpoint]) -> None:
+    first = checkpoints[0]
+    for checkpoint in checkpoints[1:]:
+        for name in names:
+            found = checkpoint.tensors.get(name)
+            if found is None or found.shape != first.tensors[name].shape:
+                detail = f"{name} is {'missing' if found is None else found.shape} in {checkpoint.folder.name}"
+                raise IncompatibleModelsError(f"{detail} and {first.tensors[name].shape} in {first.folder.name}")
+
+
+def _bytes(info: TensorInfo) -> int:
+    return info.end - info.start
+
+
+def _column_products(name: str, checkpoints: Sequence[Checkpoint], base: Checkpoint | None) -> Tensor:
+    """Dot products of equal columns of all pairs: models x models x columns, float64."""
+    count, columns = len(checkpoints), checkpoints[0].tensors[name].shape[1]
+    products = torch.zeros(count, count, columns, dtype=torch.float64)
+    for blocks in _blocks(name, checkpoints, base):
+        for left, right in combinations_with_replacement(range(count), 2):
+            products[left, right] += (blocks[left] * blocks[right]).sum(0)
+    for left, right in combinations_with_replacement(range(count), 2):
+        products[right, left] = products[left, right]
+    return products
+
+
+def _blocks(name: str, checkpoints: Sequence[Checkpoint], base: Checkpoint | None) -> Iterator[list[Tensor]]:
+    columns = checkpoints[0].tensors[name].shape[1]
+    elements = max(1, _BLOCK_ELEMENTS // columns) * columns
+    everybody = [*checkpoints, *([base] if base else [])]
+    for flat in zip(*(checkpoint.blocks(name, elements) for checkpoint in everybody), strict=True):
+        blocks = [block.double().view(-1, columns) for block in flat]
+        yield [block - blocks[-1] for block in blocks[:-1]] if base else blocks
+
+
+def _column_cosines(products: Tensor) -> list[list[float | None]]:
+    squares = products.diagonal().T
+    lengths = (squares.unsqueeze(1) * squares.unsqueeze(0)).sqrt()
+    cosines = torch.where(lengths > 0, products / lengths, 0.0).clamp(-1, 1)
+    telling = (squares.unsqueeze(1) > 0) | (squares.unsqueeze(0) > 0)
+    counts = telling.sum(-1)
+    means = (cosines.sum(-1) / counts).tolist()
+    return [
+        [mean if count else None for mean, count in zip(*row, strict=True)]
+        for row in zip(means, counts.tolist(), strict=True)
+    ]
+
+
+def _mean(matrices: Sequence[list[list[float | None]]]) -> list[list[float]]:
+    size = len(matrices[0])
+    return [[_mean_of([matrix[i][j] for matrix in matrices]) for j in range(size)] for i in range(size)]
+
+
+def _mean_of(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    # Two models that differ from the base nowhere are the same model.
+    return sum(known) / len(known) if known else 1.0
