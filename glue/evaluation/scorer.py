@@ -1,0 +1,93 @@
+"""Scores models on a suite, one after the other, through lm-eval's own tasks. Knows no job and no folder."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lm_eval.api.instance import Instance
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from glue.evaluation.language_model import Encoder, ResidentModel
+from glue.evaluation.statistics import estimate, weighted
+from glue.evaluation.suite import Suite, SuiteTask
+from glue.evaluation.tasks import blamed_on
+from glue.specs.results import SuiteScore, TaskScore
+
+
+class Scorer:
+    """A suite on a device. What is kept between models are the requests and their tokens, never an answer."""
+
+    def __init__(self, suite: Suite, device: str) -> None:
+        self._suite = suite
+        self._device = torch.device(device)
+        self._encoder: Encoder | None = None
+
+    def score(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> SuiteScore:
+        """The model's score. Equal models score equally, whatever was scored before.
+
+        Raises:
+            EvaluationError: an item does not fit the model, or a task cannot judge its answers.
+            ValueError: the model is on another device or in another dtype than the suite says.
+        """
+        self._check(model)
+        spec = self._suite.spec
+        with _threads(spec.threads), torch.inference_mode():
+            self._answer(ResidentModel(model, self._encoder_of(tokenizer), spec.batch))
+        tasks = tuple(_task_score(task) for task in self._suite.tasks)
+        total = weighted([estimate(task.values) for task in tasks], [task.weight for task in tasks]).rounded()
+        return SuiteScore(suite=self._suite.digest, mean=total.mean, stderr=total.stderr, tasks=tasks)
+
+    def _check(self, model: PreTrainedModel) -> None:
+        wanted = getattr(torch, self._suite.spec.dtype)
+        if model.dtype != wanted or model.device.type != self._device.type:
+            place = f"{self._suite.spec.dtype} on {self._device}"
+            raise ValueError(f"the suite is scored in {place}, the model is in {model.dtype} on {model.device}")
+
+    def _encoder_of(self, tokenizer: PreTrainedTokenizerBase) -> Encoder:
+        if self._encoder is None or self._encoder.tokenizer is not tokenizer:
+            self._encoder = Encoder(tokenizer)
+        return self._encoder
+
+    def _answer(self, model: ResidentModel) -> None:
+        """Give every request its answer, all tasks' requests of a kind together."""
+        kinds: dict[str, list[Instance]] = {}
+        for task in self._suite.tasks:
+            for request in task.task.instances:
+                kinds.setdefault(request.request_type, []).append(request)
+        for kind, requests in kinds.items():
+            for request, answer in zip(requests, getattr(model, kind)(requests), strict=True):
+                request.resps = [answer]
+                request.filtered_resps = {}
+
+
+def _task_score(task: SuiteTask) -> TaskScore:
+    with blamed_on(task.spec.task):
+        task.task.apply_filters()
+        values = tuple(task.metric.value(_result(task, list(item.requests))) for item in task.items)
+    found = estimate(values).rounded()
+    return TaskScore(
+        task=task.spec.task,
+        metric=task.metric.name,
+        weight=task.spec.weight,
+        mean=found.mean,
+        stderr=found.stderr,
+        values=values,
+    )
+
+
+def _result(task: SuiteTask, requests: list[Instance]) -> Any:
+    """lm-eval's result for one item by the task's first filter."""
+    first = next(iter(requests[0].filtered_resps))
+    results = task.task.process_results(requests[0].doc, [request.filtered_resps[first] for request in requests])
+    return results[task.metric.source]
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,172 @@
+"""What a task file may say: lm-eval's YAML without anything that runs code or reaches beyond the folder."""
+
+from typing import Any, Literal, Self
+
+from pydantic import ConfigDict, Field, JsonValue, model_validator
+
+from glue.specs.base import Spec
+
+REFUSED = {
+    "class": "it names a Python class",
+    "custom_dataset": "it names a Python function",
+    "process_docs": "it names a Python function; prepare the items in the data files",
+    "process_results": "it names a Python function; use metric_list and filter_list",
+    "unsafe_code": "it runs code that a model wrote",
+    "use_prompt": "it reads prompts from elsewhere; write them in doc_to_text",
+    "doc_to_image": "models here read text",
+    "doc_to_audio": "models here read text",
+    "group": "name the group's tasks in the suite",
+    "task_list": "write one file a task",
+    "repeats": "generation is greedy, so each repeat would be equal",
+}
+
+Metric = Literal[
+    "acc",
+    "acc_norm",
+    "acc_bytes",
+    "acc_mutual_info",
+    "exact_match",
+    "perplexity",
+    "word_perplexity",
+    "byte_perplexity",
+    "bits_per_byte",
+]
+FilterFunction = Literal[
+    "take_first",
+    "regex",
+    "regex_pos",
+    "multi_choice_regex",
+    "remove_whitespace",
+    "lowercase",
+    "uppercase",
+    "map",
+    "format_span",
+]
+Template = str
+
+
+class _Extensible(Spec):
+    """An entry whose further keys are arguments of the function that it names: plain data."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, JsonValue]
+
+
+class MetricEntry(_Extensible):
+    """One metric; the first one of a task is its score unless the suite names another."""
+
+    metric: Metric
+    aggregation: Literal["mean", "perplexity", "weighted_perplexity", "bits_per_byte"] | None = None
+    higher_is_better: bool | None = None
+    hf_evaluate: Literal[False] = False
+
+
+class FilterStep(_Extensible):
+    """One function of a filter."""
+
+    function: FilterFunction
+
+
+class FilterEntry(Spec):
+    """One named filter over the answers; the first one of a task is used."""
+
+    name: str
+    filter: list[FilterStep] = Field(min_length=1)
+
+
+class GenerationSettings(Spec):
+    """Greedy generation until a stop string, or until `max_gen_toks` tokens."""
+
+    until: str | list[str] | None = None
+    max_gen_toks: int | None = Field(default=None, ge=1)
+    do_sample: Literal[False] = False
+    temperature: float = Field(default=0.0, ge=0, le=0)
+
+
+class ShotSettings(Spec):
+    """How few-shot examples are drawn and rendered."""
+
+    sampler: Literal["default", "first_n"] = "default"
+    split: str | None = None
+    samples: list[dict[str, JsonValue]] | None = None
+    doc_to_text: Template | None = None
+    doc_to_choice: Template | list[str] | dict[str, str] | None = None
+    doc_to_target: Template | int | None = None
+    gen_prefix: Template | None = None
+    fewshot_delimiter: str | None = None
+    target_delimiter: str | None = None
+
+
+class DataFiles(Spec):
+    """The data of each split: absolute paths, already shown to be inside the task folder."""
+
+    data_files: dict[str, list[str]] = Field(min_length=1)
+
+
+class TaskFile(Spec):
+    """One task. Keys and meanings are those of lm-eval; templates are plain Jinja."""
+
+    task: str
+    task_alias: str | None = None
+    tag: str | list[str] | None = None
+    dataset_path: Literal["json", "csv", "parquet"]
+    dataset_kwargs: DataFiles
+    training_split: str | None = None
+    validation_split: str | None = None
+    test_split: str | None = None
+    fewshot_split: str | None = None
+    output_type: Literal["multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until"]
+    doc_to_text: Template | int = ""
+    doc_to_target: Template | int | list[str] | list[int]
+    doc_to_choice: Template | list[str] | dict[str, str] | None = None
+    description: Template = ""
+    target_delimiter: str = " "
+    fewshot_delimiter: str = "\n\n"
+    gen_prefix: Template | None = None
+    fewshot_config: ShotSettings | None = None
+    num_fewshot: int | None = Field(default=None, ge=0)
+    metric_list: list[MetricEntry] | None = Field(default=None, min_length=1)
+    filter_list: list[FilterEntry] | None = Field(default=None, min_length=1)
+    generation_kwargs: GenerationSettings | None = None
+    should_decontaminate: bool = False
+    doc_to_decontamination_query: Template | None = None
+    metadata: dict[str, JsonValue] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _runs_no_code(cls, value: Any) -> Any:
+        refused = [key for key in REFUSED if isinstance(value, dict) and key in value]
+        if refused:
+            raise ValueError("; ".join(f"the key '{key}' is refused: {REFUSED[key]}" for key in refused))
+        return value
+
+    @model_validator(mode="after")
+    def _has_something_to_evaluate(self) -> Self:
+        splits = [self.training_split, self.fewshot_split, self.evaluated_split]
+        splits += [self.fewshot_config.split if self.fewshot_config else None]
+        unknown = sorted({split for split in splits if split and split not in self.dataset_kwargs.data_files})
+        if unknown:
+            raise ValueError(f"dataset_kwargs.data_files has no file for the split {', '.join(unknown)}")
+        return self
+
+    @property
+    def evaluated_split(self) -> str:
+        """The split whose items are scored.
+
+        Raises:
+            ValueError: the file names none.
+        """
+        split = self.test_split or self.validation_split
+        if split is None:
+            raise ValueError("name the split to evaluate as test_split, with its file in dataset_kwargs.data_files")
+        return split
+
+    def used_splits(self) -> set[str]:
+        """The splits that lm-eval reads: those to score and those to draw examples from."""
+        shots = self.fewshot_config.split if self.fewshot_config else None
+        named = {self.training_split, self.validation_split, self.test_split, self.fewshot_split, shots}
+        return {split for split in named if split is not None}
+
+    def config(self) -> dict[str, Any]:
+        """What the file says, in the form that lm-eval's `TaskConfig` takes."""
+        return self.model_dump(exclude_unset=True)
