@@ -1,0 +1,1 @@
+"""Safetensors in and out: bounded reads, sharded resumable writes, manifests, verification. Knows no method."""

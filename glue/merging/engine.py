@@ -1,0 +1,175 @@
+"""The streaming engine: expressions evaluated tensor by tensor, into memory, a resident model or a folder.
+
+Computes in fp32 whatever is stored, in a fixed order, so that every way gives the same bits. Knows no method
+by name.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from glue.checkpoints.companions import copy_companions
+from glue.checkpoints.dtypes import config_dtype
+from glue.checkpoints.manifest import MANIFEST_FILE, write_manifest
+from glue.checkpoints.reader import Checkpoint
+from glue.checkpoints.shards import PlannedTensor, ShardFile, ShardPlan, plan_shards
+from glue.checkpoints.verify import check_finite, verify_layout, verify_tokenizer
+from glue.checkpoints.writer import Progress, write_shards
+from glue.merging.blocks import Grid
+from glue.merging.parallel import run_all
+from glue.merging.progress import ByteProgress
+from glue.merging.recipe import Recipe, planned, recipe_of
+from glue.merging.sources import source_of
+from glue.merging.tree import Node, leaves, planner
+from glue.specs.errors import IncompatibleModelsError
+from glue.specs.expression import Member, Merge, members_of
+
+Consume = Callable[[int, Tensor], None]
+
+
+def evaluate(expression: Member | Merge, checkpoints: Mapping[str, Checkpoint], tensor: str) -> Tensor:
+    """One tensor of the merged model, in fp32; one that is not floating-point keeps its dtype.
+
+    Raises:
+        InvalidInputError: a method or a parameter is unknown or wrong.
+        IncompatibleModelsError: the models do not fit together.
+    """
+    node = planner(expression)(tensor)
+    target = planned(checkpoints[next(leaves(node)).model].info(tensor), torch.float32)
+    result = torch.empty(target.shape, dtype=target.dtype)
+    _run([lambda: _compute(node, checkpoints, target, _into(result))])
+    return result
+
+
+def merge_into(expression: Member | Merge, checkpoints: Mapping[str, Checkpoint], model: PreTrainedModel) -> None:
+    """Overwrite a resident model's weights with the merged ones, block by block.
+
+    With a model in fp32 the bits are those that `merge_to_folder` writes as float32.
+
+    Raises:
+        InvalidInputError: a method or a parameter is unknown or wrong.
+        IncompatibleModelsError: the models do not fit together, or into the resident one.
+    """
+    recipe = recipe_of(expression, checkpoints, torch.float32)
+    resident = model.state_dict(keep_vars=False)
+
+    def task(target: PlannedTensor) -> Callable[[], int]:
+        into = _into(_resident_tensor(resident, target))
+        return lambda: _compute(recipe.plan(target.name), checkpoints, target, into)
+
+    _run([task(target) for target in recipe.tensors])
+
+
+def merge_to_folder(
+    expression: Member | Merge,
+    folders: Mapping[str, Path],
+    out: Path,
+    *,
+    dtype: str,
+    shard_bytes: int,
+    token: int,
+    progress: Progress,
+) -> None:
+    """Write the merged model with config, tokenizer, generation settings and, last of all, its manifest.
+
+    Memory holds a few blocks, whatever the models' size or number. A run that was killed goes on at the first
+    missing shard and ends with the same bytes; a folder that is finished already is left as it is.
+
+    Raises:
+        InvalidInputError: a method or a parameter is unknown or wrong.
+        IncompatibleModelsError: the models do not fit together, or the result would not be finite.
+        DiskFullError: there is no space; nothing that looks finished is left.
+    """
+    with ExitStack() as stack:
+        names = members_of(expression)
+        checkpoints = {name: stack.enter_context(Checkpoint.open(folders[name])) for name in names}
+        recipe = recipe_of(expression, checkpoints, config_dtype(dtype))
+        write_recipe(recipe, checkpoints, out, dtype=dtype, shard_bytes=shard_bytes, token=token, progress=progress)
+
+
+def write_recipe(
+    recipe: Recipe,
+    checkpoints: Mapping[str, Checkpoint],
+    out: Path,
+    *,
+    dtype: str,
+    shard_bytes: int,
+    token: int,
+    progress: Progress,
+) -> None:
+    """Compute every tensor of a recipe into a verified folder; see `merge_to_folder`."""
+    if (out / MANIFEST_FILE).is_file():
+        return
+    told = ByteProgress(sum(tensor.bytes for tensor in recipe.tensors), progress)
+
+    def fill(shard: ShardFile) -> None:
+        _run([_task(recipe, checkpoints, target, shard) for target in shard.plan.tensors], told)
+
+    def kept(shard: ShardPlan) -> None:
+        told.skip(sum(tensor.bytes for tensor in shard.tensors))
+
+    write_shards(out, plan_shards(recipe.tensors, shard_bytes), fill, kept, token)
+    copy_companions(recipe.companions, out, dtype, token)
+    with Checkpoint.open(out) as written:
+        verify_layout(written, recipe.tensors)
+        verify_tokenizer(out, written.config)
+    write_manifest(out, token)
+
+
+def _task(
+    recipe: Recipe, checkpoints: Mapping[str, Checkpoint], target: PlannedTensor, shard: ShardFile
+) -> Callable[[], int]:
+    def store(element: int, block: Tensor) -> None:
+        stored = block.to(target.dtype)
+        check_finite(stored, target.name)
+        shard.write(target.name, element, stored)
+
+    return lambda: _compute(recipe.plan(target.name), checkpoints, target, store)
+
+
+def _run(tasks: list[Callable[[], int]], told: ByteProgress | None = None) -> None:
+    for finished in run_all(tasks):
+        if told is not None:
+            told.add(finished)
+
+
+def _compute(node: Node, checkpoints: Mapping[str, Checkpoint], target: PlannedTensor, consume: Consume) -> int:
+    """Give every block of the tree's result to `consume`; the bytes that it has when stored."""
+    if not target.dtype.is_floating_point:
+        consume(0, _common_value(node, checkpoints))
+        return target.bytes
+    grid = Grid(target.shape)
+    with torch.no_grad():
+        source = source_of(node, checkpoints, grid, target.name)
+        for block in grid.blocks:
+            consume(block.start * grid.columns, source.read(block))
+    return target.bytes
+
+
+def _common_value(node: Node, checkpoints: Mapping[str, Checkpoint]) -> Tensor:
+    values = [(leaf, checkpoints[leaf.model].read(leaf.tensor)) for leaf in leaves(node)]
+    first = values[0][1]
+    for leaf, value in values[1:]:
+        if value.dtype != first.dtype or not torch.equal(value, first):
+            raise IncompatibleModelsError(f"{leaf.tensor} is not a weight, and {leaf.model}'s differs from the others'")
+    return first
+
+
+def _into(result: Tensor) -> Consume:
+    flat = result.view(-1)
+
+    def store(element: int, block: Tensor) -> None:
+        flat[element : element + block.numel()] = block.flatten()
+
+    return store
+
+
+def _resident_tensor(resident: Mapping[str, Tensor], target: PlannedTensor) -> Tensor:
+    tensor = resident.get(target.name)
+    if tensor is None or tuple(tensor.shape) != target.shape:
+        raise IncompatibleModelsError(f"the resident model has no tensor {target.name} of shape {target.shape}")
+    return tensor

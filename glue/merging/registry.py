@@ -1,0 +1,117 @@
+"""The merge methods by name, with the parameters that each takes. Knows no file.
+
+A method is a function from the operands of one tensor to a kernel that gives any block of the result. What
+needs a look at the whole tensor, such as norms or thresholds, is found by passes over the blocks before the
+kernel is returned.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+from glue.merging.blocks import Grid, Kernel, Source
+from glue.specs.base import Spec
+from glue.specs.errors import InvalidInputError, Problem
+
+Options = TypeVar("Options", bound=Spec, covariant=True)
+PerInput = TypeVar("PerInput", bound=Spec, covariant=True)
+
+
+class BaseUse(StrEnum):
+    """Whether a method takes a base model."""
+
+    NONE = "none"
+    OPTIONAL = "optional"
+    REQUIRED = "required"
+
+
+class NoParameters(Spec):
+    """Of a method, or of its inputs, that takes none."""
+
+
+@dataclass(frozen=True)
+class Operands(Generic[Options, PerInput]):
+    """What a method merges for one tensor: the inputs in order, each with its parameters, and perhaps a base."""
+
+    tensor: str
+    grid: Grid
+    inputs: tuple[Source, ...]
+    base: Source | None
+    options: Options
+    each: tuple[PerInput, ...]
+
+
+@dataclass(frozen=True)
+class MergeMethod:
+    """A registered method.
+
+    `fewest` and `most` bound the number of inputs, the base not counted. `prepare` gives the kernel.
+    """
+
+    name: str
+    prepare: Callable[[Operands[Any, Any]], Kernel]
+    options: type[Spec]
+    per_input: type[Spec]
+    base: BaseUse
+    fewest: int
+    most: int | None
+
+    def check(self, inputs: int, base: bool) -> None:
+        """Check the number of inputs and the presence of a base.
+
+        Raises:
+            InvalidInputError: the method cannot be used so.
+        """
+        if base and self.base is BaseUse.NONE:
+            raise _invalid(f"{self.name} takes no base model", "remove the base")
+        if not base and self.base is BaseUse.REQUIRED:
+            raise _invalid(f"{self.name} needs a base model", "name the model that the inputs were fine-tuned from")
+        if inputs < self.fewest or (self.most is not None and inputs > self.most):
+            wanted = f"{self.fewest}" if self.fewest == self.most else f"at least {self.fewest}"
+            raise _invalid(f"{self.name} merges {wanted} models, not {inputs}", "change the number of inputs")
+
+
+_METHODS: dict[str, MergeMethod] = {}
+
+
+def merge_method(
+    name: str,
+    *,
+    options: type[Options],
+    per_input: type[PerInput],
+    base: BaseUse,
+    fewest: int = 1,
+    most: int | None = None,
+) -> Callable[[Callable[[Operands[Options, PerInput]], Kernel]], Callable[[Operands[Options, PerInput]], Kernel]]:
+    """Register the decorated function as the method of that name."""
+
+    def register(
+        prepare: Callable[[Operands[Options, PerInput]], Kernel],
+    ) -> Callable[[Operands[Options, PerInput]], Kernel]:
+        if name in _METHODS:
+            raise ValueError(f"two methods are called {name}")
+        _METHODS[name] = MergeMethod(name, prepare, options, per_input, base, fewest, most)
+        return prepare
+
+    return register
+
+
+def method_of(name: str) -> MergeMethod:
+    """The method of that name.
+
+    Raises:
+        InvalidInputError: there is none.
+    """
+    if name not in _METHODS:
+        raise _invalid(f"there is no merge method '{name}'", f"choose one of {', '.join(sorted(_METHODS))}")
+    return _METHODS[name]
+
+
+def all_methods() -> Mapping[str, MergeMethod]:
+    """Every method by name."""
+    return dict(_METHODS)
+
+
+def _invalid(detail: str, fix: str) -> InvalidInputError:
+    return InvalidInputError(f"{detail}; {fix}", [Problem("/method", "merge_method", detail, fix)])

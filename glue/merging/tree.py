@@ -1,0 +1,70 @@
+"""The merge of one tensor as a tree of operations over stored tensors. Knows no file.
+
+An expression says what is merged for a whole model; a tree says it for one tensor, with every parameter
+resolved for that tensor.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from glue.merging.methods import method_of
+from glue.merging.registry import MergeMethod
+from glue.specs.base import Spec
+from glue.specs.expression import Member, Merge, expression_digest
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A stored tensor of a model."""
+
+    model: str
+    tensor: str
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A method applied to subtrees; `each` are the parameters of the inputs, `key` names the result as a model."""
+
+    method: MergeMethod
+    inputs: tuple["Node", ...]
+    base: "Node | None"
+    options: Spec
+    each: tuple[Spec, ...]
+    key: str
+
+
+Node = Leaf | Operation
+Planner = Callable[[str], Node]
+
+
+def planner(expression: Member | Merge) -> Planner:
+    """From a tensor's name to its tree; the expression's methods and parameters are checked here, once.
+
+    Raises:
+        InvalidInputError: a method or a parameter is unknown or wrong.
+    """
+    if isinstance(expression, Member):
+        model = expression.name
+        return lambda tensor: Leaf(model, tensor)
+    method = method_of(expression.method)
+    method.check(len(expression.inputs), expression.base is not None)
+    options = method.options.parse(expression.parameters)
+    each = tuple(method.per_input.parse(part.parameters) for part in expression.inputs)
+    branches = [planner(part.model) for part in expression.inputs]
+    base = planner(expression.base) if expression.base is not None else None
+    key = expression_digest(expression)
+
+    def plan(tensor: str) -> Node:
+        inputs = tuple(branch(tensor) for branch in branches)
+        return Operation(method, inputs, base(tensor) if base else None, options, each, key)
+
+    return plan
+
+
+def leaves(node: Node) -> Iterator[Leaf]:
+    """All stored tensors in the tree, inputs before the base."""
+    if isinstance(node, Leaf):
+        yield node
+        return
+    for branch in (*node.inputs, *((node.base,) if node.base is not None else ())):
+        yield from leaves(branch)
