@@ -57,6 +57,6 @@ def flush_folder(folder: Path) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what earlier, killed writers left unfinished."""
-    for path in folder.glob(f"*{TEMPORARY}*"):
+    """Remove what earlier, killed writers left unfinished in the folder and below it."""
+    for path in folder.rglob(f"*{TEMPORARY}*"):
         path.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from glue.checkpoints.disk import TEMPORARY, flush_folder, write_whole
+from glue.checkpoints.disk import TEMPORARY, flush_folder, remove_temporaries, write_whole
 from glue.specs.digests import canonical_json, digest_of
 from glue.specs.errors import GlueError
 
@@ -113,6 +113,7 @@ def publish_folder(work: Path, artifacts: Path) -> tuple[Manifest, str]:
     Raises:
         DiskFullError: there is no space for the manifest.
     """
+    remove_temporaries(work)
     manifest = write_manifest(work, token=0)
     location = f"{manifest.digest[:2]}/{manifest.digest}"
     target = artifacts / location
