@@ -44,9 +44,8 @@ def write(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
     """Put model, report, plots and card into one folder and move it into the artifacts."""
     outcomes = Outcomes(request.outcomes)
     report = build_report(_evidence(request, spec, outcomes))
-    folder = context.work / "artifact"
+    folder = context.work / f"artifact.{request.token}"
     context.progress(0.1, "collecting the model")
-    shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(context.artifacts / _location(report, outcomes), folder, copy_function=_link_or_copy)
     context.progress(0.5, "drawing the plots")
     draw_plots(report, folder / "plots")

@@ -1,6 +1,5 @@
 """Units that score: a candidate merged straight into a resident model, or the mixture from its folder."""
 
-from pathlib import Path
 from time import monotonic
 
 from transformers import PreTrainedModel
@@ -63,8 +62,7 @@ def suites(spec: JobSpec, context: Context) -> dict[str, Suite]:
 
 
 def _suites(spec: JobSpec, context: Context) -> dict[str, Suite]:
-    tokenizer = zoo_tokenizer(spec, context)
-    proxy, report = load_suite(spec.proxy, tokenizer), load_suite(spec.report, tokenizer)
+    proxy, report = load_suite(spec.proxy), load_suite(spec.report)
     check_disjoint(proxy, report)
     return {"proxy": proxy, "report": report}
 
@@ -73,8 +71,3 @@ def _score(model: PreTrainedModel, name: str, spec: JobSpec, context: Context) -
     suite = suites(spec, context)[name]
     scorer = context.keep(f"scorer {name}", (suite.digest, context.device), lambda: Scorer(suite, context.device))
     return scorer.score(model, zoo_tokenizer(spec, context))
-
-
-def expert_folder(location: str | None, member: str, spec: JobSpec, context: Context) -> Path:
-    """Where an expert lies: an artifact, or a zoo member's own folder."""
-    return context.artifacts / location if location else Path(spec.paths()[member])
