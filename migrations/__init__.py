@@ -1,0 +1,1 @@
+"""The database's revisions, run by `glue.records.schema` on a connection that it opens."""

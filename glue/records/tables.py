@@ -1,6 +1,6 @@
 """The tables. Postgres is the only truth; its clock is the only clock; states change only by conditional updates.
 
-Lock order of every transaction that takes more than one of them: stage, then unit, then job.
+Lock order of every transaction that takes more than one of them: stage, then unit, then job (`glue.records.locks`).
 """
 
 from datetime import datetime
@@ -25,10 +25,16 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from glue.specs.job import SPEC_VERSION
+
 JOB_STATUSES = ("queued", "running", "cancelling", "succeeded", "failed", "cancelled")
 STAGE_STATES = ("pending", "running", "succeeded", "failed", "cancelled")
 UNIT_STATES = ("ready", "leased", "succeeded", "failed", "cancelled")
 TERMINAL = ("succeeded", "failed", "cancelled")
+ACTIVE = ("queued", "running")
+UNFINISHED = ("ready", "leased")
+# Jobs of a later release are left to workers of that release.
+KNOWN_SPEC_VERSIONS = (SPEC_VERSION,)
 
 
 def _one_of(column: str, values: tuple[str, ...]) -> str:
@@ -50,7 +56,7 @@ class Base(DeclarativeBase):
     type_annotation_map: ClassVar[dict[Any, Any]] = {
         datetime: DateTime(timezone=True),
         str: Text,
-        dict[str, Any]: JSONB,
+        dict[str, Any]: JSONB(none_as_null=True),
         list[str]: ARRAY(Text),
     }
 
@@ -178,7 +184,6 @@ class Unit(Base):
     kind: Mapped[str]
     worker_class: Mapped[str]
     gpu_memory_bytes: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
-    priority: Mapped[int] = mapped_column(server_default=text("0"))
     payload: Mapped[dict[str, Any]]
     digest: Mapped[str]
     state: Mapped[str] = mapped_column(server_default="ready")
@@ -192,6 +197,8 @@ class Unit(Base):
     lease_expires_at: Mapped[datetime | None]
     progress: Mapped[dict[str, Any] | None]
     result: Mapped[dict[str, Any] | None]
+    # The few scalars of the result that lists show; the result itself may hold thousands of numbers.
+    summary: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
@@ -219,7 +226,7 @@ class Score(Base):
     key: Mapped[str] = mapped_column(primary_key=True)
     result: Mapped[dict[str, Any]]
     token: Mapped[int] = mapped_column(BigInteger)
-    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 
 class Artifact(Base):
@@ -236,7 +243,7 @@ class Artifact(Base):
     location: Mapped[str]
     manifest: Mapped[dict[str, Any]]
     token: Mapped[int] = mapped_column(BigInteger)
-    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 
 class Event(Base):
@@ -255,13 +262,14 @@ class Event(Base):
 
 
 class Outbox(Base):
-    """Wake-ups to be published after the commit: "there is work of class X"."""
+    """Wake-ups to be published after the commit, but not before they are due: "there is work of class X"."""
 
     __tablename__ = "outbox"
-    __table_args__ = (Index("ix_outbox_unsent", "id", postgresql_where=text("sent_at IS NULL")),)
+    __table_args__ = (Index("ix_outbox_unsent", "due_at", postgresql_where=text("sent_at IS NULL")),)
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     worker_class: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    due_at: Mapped[datetime] = mapped_column(server_default=func.now())
     sent_at: Mapped[datetime | None]
 
 
@@ -276,6 +284,5 @@ class Worker(Base):
     gpu_memory_bytes: Mapped[int] = mapped_column(BigInteger)
     version: Mapped[str]
     draining: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
-    unit_id: Mapped[str | None]
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     beat_at: Mapped[datetime] = mapped_column(server_default=func.now())
