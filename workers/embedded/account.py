@@ -42,9 +42,9 @@ def find_place(folder: Path, wheel: Path, shelters: Sequence[Path] = SHELTERS) -
     """Prepare `folder` for a server that refuses root, and say how to run it. No parent's mode is ever touched.
 
     An ordinary user runs it directly; one without a name (a container's arbitrary uid), which Postgres does not accept
-    either, in a user namespace if the kernel allows. Root runs it in a user namespace, which sees whatever root's own files hold,
-    or, where the kernel refuses that, as uid 65534: in `folder` if that account can reach it, else in a folder of
-    its own under one of `shelters`, named in the file `elsewhere`, with the `wheel` copied beside the data.
+    either, in a user namespace if the kernel allows. Root runs it in a user namespace, which sees what root's own
+    files hold, or, where the kernel refuses that, as uid 65534: in `folder` if that account can reach it, else in a
+    folder of its own under one of `shelters`, named in the file `elsewhere`, with the `wheel` copied beside the data.
 
     Raises:
         ServerError: the folder is another user's, or no place works.

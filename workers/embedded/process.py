@@ -98,10 +98,11 @@ class Child:
         environment: Mapping[str, str],
         folder: Path | None = None,
         user: int | None = None,
+        inherit: Sequence[int] = (),
     ) -> None:
         """Run `arguments` in `folder`, as uid and gid `user` if one is given; output goes to the end of the log.
 
-        What still runs of an earlier start is killed first.
+        It inherits the file descriptors `inherit`. What still runs of an earlier start is killed first.
         """
         self.pid_file.parent.mkdir(parents=True, exist_ok=True)
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -117,6 +118,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                pass_fds=inherit,
                 start_new_session=True,
                 preexec_fn=tie_to_parent(self._death_signal),
             )

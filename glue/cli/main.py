@@ -1,0 +1,19 @@
+"""The command `glue`: every command is a function of a module beside this one, registered here."""
+
+import typer
+
+from glue.cli.up import up
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    help="A zoo of fine-tuned language models in, one better model out.",
+)
+
+
+@app.callback()
+def main() -> None:
+    """Commands of the client and the service."""
+
+
+app.command()(up)
