@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
 from glue.checkpoints.companions import copy_companions
 from glue.checkpoints.dtypes import config_dtype
@@ -55,7 +56,8 @@ def merge_into(expression: Member | Merge, checkpoints: Mapping[str, Checkpoint]
         IncompatibleModelsError: the models do not fit together, or into the resident one.
     """
     recipe = recipe_of(expression, checkpoints, torch.float32)
-    resident = model.state_dict(keep_vars=False)
+    # Checkpoints keep names that some architectures have given up in memory.
+    resident = revert_weight_conversion(model, model.state_dict(keep_vars=False))
 
     def task(target: PlannedTensor) -> Callable[[], int]:
         into = _into(_resident_tensor(resident, target))

@@ -1,12 +1,17 @@
 """Stage `resolve`: look into every entry's folder, from headers and configs, and name its content."""
 
+from collections.abc import Mapping
+from math import prod
 from pathlib import Path
+from typing import Any
 
+from transformers import AutoConfig
+
+from glue.checkpoints.architecture import architecture_of, stored_tensors
 from glue.checkpoints.content import content_digest
 from glue.pipeline.context import Context
-from glue.pipeline.models import check_complete
 from glue.references.folders import folder_commit, read_config
-from glue.references.headers import folder_tensors
+from glue.references.headers import TensorInfo, folder_tensors
 from glue.references.signature import signature, tokenizer_digest
 from glue.specs.errors import IncompatibleModelsError, InvalidInputError, Problem
 from glue.specs.job import JobSpec
@@ -29,16 +34,15 @@ def inspect(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcom
             f"the model '{name}' changed since the job was submitted",
             [Problem("/zoo", "model_changed", f"the folder of '{name}' has other content", "submit the job again")],
         )
-    check_complete(name, folder)
-    context.progress(0.2, f"{name}: content")
-    return UnitOutcome(_inspected(name, folder).as_json())
-
-
-def _inspected(name: str, folder: Path) -> InspectedModel:
     config, tensors = read_config(folder), folder_tensors(folder)
-    text = config.get("text_config", config)
+    stored = stored_tensors(architecture_of(config), tensors, name)
+    context.progress(0.2, f"{name}: content")
+    return UnitOutcome(_inspected(name, folder, config, stored).as_json())
+
+
+def _inspected(name: str, folder: Path, config: dict[str, Any], tensors: Mapping[str, TensorInfo]) -> InspectedModel:
+    settings = AutoConfig.for_model(**config).get_text_config()
     embedding = max(tensors.values(), key=lambda info: info.shape[0] if len(info.shape) == 2 else 0)
-    sizes = [_elements(info.shape) for info in tensors.values()]
     return InspectedModel(
         name=name,
         content=content_digest(folder),
@@ -46,19 +50,12 @@ def _inspected(name: str, folder: Path) -> InspectedModel:
         tokenizer=tokenizer_digest(folder),
         architecture=str(config["architectures"][0]),
         dtype=embedding.dtype,
-        parameters=sum(sizes),
-        hidden_size=int(text["hidden_size"]),
-        layers=int(text["num_hidden_layers"]),
-        vocabulary=int(text["vocab_size"]),
-        tied=bool(config.get("tie_word_embeddings", False)),
+        parameters=sum(prod(info.shape) for info in tensors.values()),
+        hidden_size=int(settings.hidden_size),
+        layers=int(settings.num_hidden_layers),
+        vocabulary=int(settings.vocab_size),
+        tied=bool(settings.tie_word_embeddings),
     )
-
-
-def _elements(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
 
 
 def advance(request: UnitRequest, spec: JobSpec) -> UnitOutcome:
