@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 INK, MUTED, GRID = "#1b1f24", "#6e7781", "#d8dee4"
 ROLE_COLOURS = {"member": "#9aa7b4", "merge": "#3b82c4", "mixture": "#d97706"}
@@ -48,7 +49,7 @@ def _similarity(report: dict[str, Any]) -> Figure:
         places = [names.index(name) for name in matrix["members"]]
         values[np.ix_(places, places)] = matrix["values"]
     size = max(3.6, 0.62 * len(names) + 1.6)
-    figure, axes = _axes(size + 0.8, size, "Similarity of the members' weights (column cosine)")
+    figure, axes = _axes(size + 0.8, size, "Similarity (column cosine)")
     image = axes.imshow(values, vmin=min(0.0, float(np.nanmin(values))), vmax=1.0, cmap="Blues")
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
     axes.set_yticks(range(len(names)), names)
@@ -72,7 +73,8 @@ def _search(report: dict[str, Any]) -> Figure:
         _trace(
             axes, family, max(singles[name] for name in family["members"]), FAMILY_COLOURS[index % len(FAMILY_COLOURS)]
         )
-    axes.set_xlabel("candidate", color=MUTED, fontsize=9)
+    axes.set_xlabel("candidate (0: the best single model of the family)", color=MUTED, fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("mean proxy score", color=MUTED, fontsize=9)
     axes.grid(axis="y", color=GRID, linewidth=0.6)
     if searched:

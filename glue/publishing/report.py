@@ -120,7 +120,9 @@ def _warnings(
             f"On the proxy suite {best.name} ({best.proxy.mean:.4f}) is better than "
             f"{artifact.name} ({artifact.proxy.mean:.4f}), which this artifact holds."
         )
-    if gain <= 2 * gain_stderr and artifact.role != "member":
+    if gain < -2 * gain_stderr:
+        warnings.append("On the report suite the artifact is worse than the best single model.")
+    elif gain <= 2 * gain_stderr:
         warnings.append("The gain over the best single model is within two standard errors of zero.")
     if evidence.mixture.score is None and len(evidence.similarity.families) > 1:
         warnings.append(
