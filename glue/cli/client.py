@@ -39,15 +39,23 @@ class Client:
             ServiceError: neither is there.
         """
         url, key = os.environ.get("GLUE_URL"), os.environ.get("GLUE_API_KEY")
-        if not (url and key):
-            written = _read_client_file(Path(os.environ.get("GLUE_HOME") or DEFAULT_HOME).expanduser() / "client.json")
-            url, key = url or written.get("url"), key or written.get("api_key")
-        if not (url and key):
-            raise ServiceError(
-                "There is no service to talk to.",
-                "Start one with `glue up`, or set GLUE_URL and GLUE_API_KEY.",
-            )
-        return cls(url, key)
+        if url and key:
+            return cls(url, key)
+        return cls.from_home(Path(os.environ.get("GLUE_HOME") or DEFAULT_HOME).expanduser(), url, key)
+
+    @classmethod
+    def from_home(cls, home: Path, url: str | None = None, api_key: str | None = None) -> "Client":
+        """From the file that a service keeps in its home; what is given comes first.
+
+        Raises:
+            ServiceError: there is no such file.
+        """
+        written = _read_client_file(home / "client.json")
+        url, api_key = url or written.get("url"), api_key or written.get("api_key")
+        if not (url and api_key):
+            fix = "Start one with `glue up`, or set GLUE_URL and GLUE_API_KEY."
+            raise ServiceError("There is no service to talk to.", fix)
+        return cls(url, api_key)
 
     def add_zoo(self, spec: dict[str, Any]) -> dict[str, Any]:
         """Store a zoo under its name."""

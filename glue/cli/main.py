@@ -2,6 +2,7 @@
 
 import typer
 
+from glue.cli import jobs
 from glue.cli.up import up
 
 app = typer.Typer(
@@ -17,3 +18,6 @@ def main() -> None:
 
 
 app.command()(up)
+app.add_typer(jobs.zoo_app, name="zoo")
+for command in (jobs.submit, jobs.jobs, jobs.status, jobs.follow, jobs.cancel, jobs.report, jobs.pull):
+    app.command()(command)
