@@ -47,8 +47,8 @@ class Part:
     def _restart(self) -> None:
         try:
             self.start()
-        except ServerError as error:
-            self._say(error.detail)
+        except (ServerError, OSError) as error:
+            self._say(str(error))
         else:
             self._say(f"{self.child.name} runs again")
 

@@ -12,13 +12,14 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import httpx
 from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
 
 from glue.records.database import Database
 from glue.records.keys import create_key, find_owner
@@ -90,10 +91,13 @@ class Supervisor:
             with self._timed(server.child.name):
                 part.start()
         self._given = self._environment()
-        with self._timed("migrations"):
-            upgrade(self._given["DATABASE_URL"])
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        key, is_new = _client_key(self._home / "client.json", self._given["DATABASE_URL"], url)
+        try:
+            with self._timed("migrations"):
+                upgrade(self._given["DATABASE_URL"])
+            key, is_new = _client_key(self._home / "client.json", self._given["DATABASE_URL"], url)
+        except SQLAlchemyError as error:
+            raise ServerError(f"The database cannot be used: {error}") from error
         self._start_api(listener, url)
         self._start_workers()
         self._welcome(url, key if is_new or self._console.is_terminal else None, time.monotonic() - began)
@@ -152,17 +156,12 @@ class Supervisor:
     def _move_to_new_addresses(self) -> None:
         """A server came back on another port: everybody who knew the old one is ended, and so started again."""
         self._given = self._environment()
-        for part in filter(None, (self._api, *self._workers)):
-            part.child.stop(signal.SIGTERM, _API_SECONDS)
+        _end([part for part in (self._api, *self._workers) if part], _API_SECONDS)
 
     def _stop(self) -> None:
         began = time.monotonic()
-        for part in self._workers:
-            part.child.send(signal.SIGTERM)
-        for part in self._workers:
-            part.child.wait(max(0.0, began + _WORKER_SECONDS - time.monotonic()))
-        if self._api:
-            self._api.child.stop(signal.SIGTERM, _API_SECONDS)
+        _end(self._workers, _WORKER_SECONDS)
+        _end([self._api] if self._api else [], _API_SECONDS)
         for server in reversed(self._embedded()):
             server.stop()
         self._say(f"stopped in {time.monotonic() - began:.1f} s")
@@ -180,7 +179,18 @@ class Supervisor:
         self._say(f"  {name:<12}{time.monotonic() - began:6.2f} s")
 
     def _say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        # The terminal may be gone; the service is not.
+        with suppress(OSError):
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _end(parts: Sequence[Part], seconds: float) -> None:
+    """Ask all of them to end, then kill those that have not within `seconds`."""
+    deadline = time.monotonic() + seconds
+    for part in parts:
+        part.child.send(signal.SIGTERM)
+    for part in parts:
+        part.child.wait(max(0.0, deadline - time.monotonic()))
 
 
 @contextmanager
@@ -212,6 +222,8 @@ def _open_port(wanted: int | None) -> Iterator[socket.socket]:
         for port in [wanted] if wanted is not None else range(DEFAULT_PORT, DEFAULT_PORT + 100):
             try:
                 listener.bind(("127.0.0.1", port))
+                # Only a listening socket keeps others away; who calls before the API is up waits for it.
+                listener.listen()
             except OSError:
                 continue
             break
@@ -246,7 +258,7 @@ def _client_key(path: Path, database_url: str, url: str) -> tuple[str, bool]:
 
 def _is_ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/readyz", timeout=5, trust_env=False).status_code == httpx.codes.OK
+        return httpx.get(f"{url}/readyz", timeout=2, trust_env=False).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False
 
@@ -264,6 +276,8 @@ def _options(arguments: Sequence[str] | None) -> Options:
     given = parser.parse_args(arguments)
     if given.workers < 0:
         parser.error("--workers cannot be negative")
+    if missing := [root for root in given.root or () if not root.expanduser().is_dir()]:
+        parser.error(f"--root {missing[0]} is not a folder")
     home = given.home or Path(os.environ.get("GLUE_HOME") or Path.home() / ".glue")
     roots = given.root or [Path(root) for root in os.environ.get("GLUE_ROOTS", "").split(os.pathsep) if root]
     return Options(

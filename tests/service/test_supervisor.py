@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -89,6 +90,31 @@ def test_whatever_is_killed_comes_back_and_nothing_is_lost(home: Path) -> None:
         rest = running.stop(signal.SIGINT)
     assert "postgres was killed by SIGKILL" in rest
     assert "worker-1 runs again" in rest
+
+
+def test_when_a_server_must_move_everybody_follows(home: Path) -> None:
+    with service(home) as running:
+        before, database = running.pids, environment_of(running.pids["api"])["DATABASE_URL"]
+        running.process.send_signal(signal.SIGSTOP)
+        kill(before["postgres"])
+        assert all_gone([before["postgres"]])
+        with socket.create_server(("127.0.0.1", urlsplit(database).port or 0)):
+            running.process.send_signal(signal.SIGCONT)
+            for name in ("postgres", "api", "maintenance", "worker-1"):
+                assert comes_back(running, name, before[name]), name
+        assert environment_of(running.pids["worker-1"])["DATABASE_URL"] != database
+        with running.client as client:
+            assert client.get("/v1/zoos").status_code == 200
+
+
+def test_a_database_out_of_reach_is_told_without_a_traceback(home: Path) -> None:
+    environment = {"DATABASE_URL": "postgresql://glue:hidden@127.0.0.1:1/glue"}
+    with launched(home, "--port", "0", environment=environment) as process:
+        said, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "The database cannot be used" in said
+    assert "Traceback" not in said
+    assert "hidden" not in said
 
 
 def test_a_home_has_one_supervisor(home: Path) -> None:

@@ -75,7 +75,6 @@ class PostgresServer:
         _check_version(place, self._data)
         _remove_stale_lock(self._data)
         self._start_on_a_port(place)
-        self._create_database()
 
     def stop(self, seconds: float = 10.0) -> bool:
         """Close sessions, write everything down and end (a "fast" stop); False when it had to be killed."""
@@ -101,7 +100,7 @@ class PostgresServer:
         for _ in range(_ATTEMPTS):
             self._port = lasting_port(place.folder / "port")
             self._spawn(place)
-            if wait_for(lambda: not self.child.running or self._answers(), _START_SECONDS) and self.child.running:
+            if wait_for(lambda: not self.child.running or self._serves(), _START_SECONDS) and self.child.running:
                 return
             if self.child.running:
                 break
@@ -125,17 +124,15 @@ class PostgresServer:
         command = [*place.account.prefix, str(place.binaries / "postgres"), "-D", str(self._data), *options]
         self.child.start(command, _ENVIRONMENT, folder=place.folder, user=place.account.user)
 
-    def _answers(self) -> bool:
+    def _serves(self) -> bool:
+        """Whether it answers and holds the database `glue`, which is created the first time."""
         try:
-            psycopg.connect(self.admin_url, connect_timeout=2).close()
+            with psycopg.connect(self.admin_url, connect_timeout=2, autocommit=True) as connection:
+                if not connection.execute("SELECT 1 FROM pg_database WHERE datname = 'glue'").fetchone():
+                    connection.execute("CREATE DATABASE glue")
         except psycopg.OperationalError:
             return False
         return True
-
-    def _create_database(self) -> None:
-        with psycopg.connect(self.admin_url, autocommit=True) as connection:
-            if not connection.execute("SELECT 1 FROM pg_database WHERE datname = 'glue'").fetchone():
-                connection.execute("CREATE DATABASE glue")
 
 
 def _run(place: Place, command: Sequence[str], log: Path) -> int:
