@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from yaml.composer import ComposerError
 
-from glue.evaluation.task_schema import TaskFile
+from glue.evaluation.task_schema import TaskFile, refusals
 from glue.references.folders import files_below
 from glue.specs.base import MAX_SPEC_BYTES
 from glue.specs.errors import EvaluationError, InvalidInputError, Problem
@@ -48,6 +48,8 @@ class TaskFolder:
             raise self._unknown(name)
         shown = self._show(files[0])
         config = self._merged(files[0], ())
+        if problems := refusals(config):
+            raise EvaluationError(f"task file {shown}: {'; '.join(each.detail for each in problems)}", problems)
         try:
             return TaskFile.parse(config)
         except InvalidInputError as error:

@@ -1,10 +1,12 @@
 """What a task file may say: lm-eval's YAML without anything that runs code or reaches beyond the folder."""
 
+from collections.abc import Iterable
 from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, JsonValue, model_validator
 
 from glue.specs.base import Spec
+from glue.specs.errors import Problem
 
 REFUSED = {
     "class": "it names a Python class",
@@ -31,6 +33,12 @@ Metric = Literal[
     "byte_perplexity",
     "bits_per_byte",
 ]
+METRICS: dict[str, tuple[Metric, ...]] = {
+    "multiple_choice": ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match"),
+    "loglikelihood": ("perplexity", "acc"),
+    "loglikelihood_rolling": ("word_perplexity", "byte_perplexity", "bits_per_byte"),
+    "generate_until": ("exact_match",),
+}
 FilterFunction = Literal[
     "take_first",
     "regex",
@@ -43,6 +51,15 @@ FilterFunction = Literal[
     "format_span",
 ]
 Template = str
+
+
+def refusals(keys: Iterable[str]) -> list[Problem]:
+    """A problem for each key that lm-eval knows and we refuse, with the reason."""
+    return [
+        Problem(f"/{key}", "refused_key", f"the key '{key}' is refused: {REFUSED[key]}", "remove it")
+        for key in keys
+        if key in REFUSED
+    ]
 
 
 class _Extensible(Spec):
@@ -132,13 +149,15 @@ class TaskFile(Spec):
     doc_to_decontamination_query: Template | None = None
     metadata: dict[str, JsonValue] = {}
 
-    @model_validator(mode="before")
-    @classmethod
-    def _runs_no_code(cls, value: Any) -> Any:
-        refused = [key for key in REFUSED if isinstance(value, dict) and key in value]
-        if refused:
-            raise ValueError("; ".join(f"the key '{key}' is refused: {REFUSED[key]}" for key in refused))
-        return value
+    @model_validator(mode="after")
+    def _can_be_judged(self) -> Self:
+        if self.output_type == "multiple_choice" and self.doc_to_choice is None:
+            raise ValueError("multiple_choice needs doc_to_choice: the answers to choose from")
+        possible = METRICS[self.output_type]
+        wrong = [entry.metric for entry in self.metric_list or () if entry.metric not in possible]
+        if wrong:
+            raise ValueError(f"{self.output_type} has no metric {', '.join(wrong)}; it has: {', '.join(possible)}")
+        return self
 
     @model_validator(mode="after")
     def _has_something_to_evaluate(self) -> Self:

@@ -96,8 +96,8 @@ def test_no_tag_constructs_anything(folder: Path, line: str, tag: str, monkeypat
         ({"dataset_kwargs": {"data_dir": "."}}, ["data_dir"]),
         ({"doc_to_txt": "{{question}}"}, ["doc_to_txt", "did you mean 'doc_to_text'?"]),
         ({"metric_list": [{"metric": "code_eval"}]}, ["metric_list", "exact_match"]),
-        ({"metric_list": [{"metric": "acc", "hf_evaluate": True}]}, ["hf_evaluate"]),
-        ({"metric_list": [{"metric": "acc", "aggregation": "os.system"}]}, ["aggregation"]),
+        ({"metric_list": [{"metric": "exact_match", "hf_evaluate": True}]}, ["hf_evaluate"]),
+        ({"metric_list": [{"metric": "exact_match", "aggregation": "os.system"}]}, ["aggregation"]),
         ({"filter_list": [{"name": "x", "filter": [{"function": "custom", "filter_fn": "f"}]}]}, ["function"]),
         ({"generation_kwargs": {"until": ["\n"], "custom_generate": "someone/code"}}, ["custom_generate"]),
         ({"generation_kwargs": {"do_sample": True}}, ["do_sample"]),
@@ -109,6 +109,8 @@ def test_no_tag_constructs_anything(folder: Path, line: str, tag: str, monkeypat
         ({"doc_to_target": None}, ["doc_to_target"]),
         ({"doc_to_text": ["a"]}, ["doc_to_text"]),
         ({"output_type": "chat"}, ["output_type"]),
+        ({"output_type": "multiple_choice"}, ["doc_to_choice"]),
+        ({"metric_list": [{"metric": "acc"}]}, ["generate_until has no metric acc", "exact_match"]),
     ],
 )
 def test_a_task_file_says_only_what_is_understood(folder: Path, changes: dict[str, Any], words: list[str]) -> None:
