@@ -1,0 +1,84 @@
+"""What stands beside a mixture's weights: config, modelling file, tokenizer, generation settings. Knows no tensor."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from glue.checkpoints.companions import GENERATION_CONFIG_FILE, TOKENIZER_FILES
+from glue.checkpoints.disk import write_whole
+from glue.mixture import modeling_glue_model_mixture
+from glue.mixture.modeling_glue_model_mixture import GlueModelMixtureConfig, GlueModelMixtureForCausalLM
+from glue.references.folders import CONFIG_FILE, read_config
+from glue.references.reading import read_json
+
+MODELLING_FILE = "modeling_glue_model_mixture.py"
+
+_MAX_SETTINGS_BYTES = 1024 * 1024
+_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def modelling_source() -> bytes:
+    """The modelling file as it travels with every mixture."""
+    return Path(modeling_glue_model_mixture.__file__).read_bytes()
+
+
+def write_companions(
+    out: Path, config: GlueModelMixtureConfig, experts: Sequence[Path], tokenizer_folder: Path, token: int
+) -> None:
+    """Write everything but the weights, the config last.
+
+    Generation settings are those of the model in `tokenizer_folder`; generation ends with the end token of any
+    expert.
+
+    Raises:
+        DiskFullError: there is no space.
+        IncompatibleModelsError: a settings file is not JSON.
+    """
+    for name in TOKENIZER_FILES:
+        if (tokenizer_folder / name).is_file():
+            write_whole(out / name, (tokenizer_folder / name).read_bytes(), token)
+    write_whole(out / MODELLING_FILE, modelling_source(), token)
+    settings = _generation_settings(tokenizer_folder, experts)
+    write_whole(out / GENERATION_CONFIG_FILE, _json(settings), token)
+    config.architectures = [GlueModelMixtureForCausalLM.__name__]
+    config.auto_map = _auto_map()
+    for name in _TOKEN_IDS:
+        setattr(config, name, settings.get(name))
+    write_whole(out / CONFIG_FILE, (config.to_json_string() + "\n").encode(), token)
+
+
+def _auto_map() -> dict[str, str]:
+    module = MODELLING_FILE.removesuffix(".py")
+    return {
+        "AutoConfig": f"{module}.{GlueModelMixtureConfig.__name__}",
+        "AutoModelForCausalLM": f"{module}.{GlueModelMixtureForCausalLM.__name__}",
+    }
+
+
+def _generation_settings(tokenizer_folder: Path, experts: Sequence[Path]) -> dict[str, Any]:
+    settings = _settings_of(tokenizer_folder)
+    ends = [end for folder in (tokenizer_folder, *experts) for end in _ends(_settings_of(folder))]
+    unique = list(dict.fromkeys(ends))
+    if unique:
+        settings["eos_token_id"] = unique[0] if len(unique) == 1 else unique
+    return settings
+
+
+def _settings_of(folder: Path) -> dict[str, Any]:
+    """A model's generation settings; where it has none, the token ids of its config."""
+    path = folder / GENERATION_CONFIG_FILE
+    if path.is_file():
+        settings = read_json(path, _MAX_SETTINGS_BYTES)
+        return {key: value for key, value in settings.items() if key not in {"_from_model_config"}}
+    config = read_config(folder)
+    return {name: config[name] for name in _TOKEN_IDS if config.get(name) is not None}
+
+
+def _ends(settings: dict[str, Any]) -> list[int]:
+    end = settings.get("eos_token_id")
+    return end if isinstance(end, list) else [] if end is None else [end]
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()

@@ -1,0 +1,65 @@
+"""Loading a model that we or others saved, without ever running code that came with it. Knows no job."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from glue.mixture.companions import MODELLING_FILE, modelling_source
+from glue.mixture.modeling_glue_model_mixture import GlueModelMixtureConfig, GlueModelMixtureForCausalLM
+from glue.references.folders import read_config
+from glue.specs.errors import IncompatibleModelsError, Problem
+
+
+def load_model(folder: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """The causal language model of a folder, in evaluation mode on the device.
+
+    A mixture of ours, recognised by its config and by the sha256 of its modelling file, is loaded through the
+    class of this package, never through its file. Everything else has to be a stock architecture. Weights are
+    read from safetensors only, and every one of the model's has to be there.
+
+    Raises:
+        IncompatibleModelsError: a mixture's modelling file is not ours, no stock architecture fits, or weights
+            are missing, unexpected or of the wrong shape.
+    """
+    config = read_config(folder)
+    if config.get("model_type") == GlueModelMixtureConfig.model_type:
+        _check_modelling_files(folder)
+        return _load(GlueModelMixtureForCausalLM, folder, dtype, device)
+    return _load(AutoModelForCausalLM, folder, dtype, device, trust_remote_code=False)
+
+
+def _check_modelling_files(folder: Path) -> None:
+    expected = {MODELLING_FILE: hashlib.sha256(modelling_source()).hexdigest()}
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.py")}
+    if found != expected:
+        strange = sorted(dict(found.items() ^ expected.items()))[0]
+        detail = f"{strange} in {folder.name} is not the modelling file that this version writes"
+        raise _refusal("modelling_file", detail, "pull the mixture again, or build it again from its report")
+
+
+def _load(kind: Any, folder: Path, dtype: torch.dtype, device: str, **settings: Any) -> PreTrainedModel:
+    # Mismatched sizes are ignored only to be found and told below, with their names.
+    settings |= {"use_safetensors": True, "local_files_only": True, "ignore_mismatched_sizes": True}
+    try:
+        model, findings = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **settings)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        fix = "use a complete causal language model that transformers loads without remote code"
+        raise _refusal("not_loadable", f"{folder.name} cannot be loaded: {error}", fix) from error
+    _check_findings(folder, findings)
+    loaded: PreTrainedModel = model.to(device).eval()
+    return loaded
+
+
+def _check_findings(folder: Path, findings: dict[str, Any]) -> None:
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if findings[kind]:
+            first = min(str(key) for key in findings[kind])
+            detail = f"{folder.name} has {len(findings[kind])} {kind.replace('_', ' ')}, the first is {first}"
+            raise _refusal(kind, detail, "save the whole model again with save_pretrained()")
+
+
+def _refusal(code: str, detail: str, fix: str) -> IncompatibleModelsError:
+    return IncompatibleModelsError(f"{detail}; {fix}", [Problem("", code, detail, fix)])

@@ -1,0 +1,79 @@
+"""The weights of a linear sample router, from contexts on which an expert was the best. Knows no task, no score."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glue.checkpoints.architecture import architecture_of, meta_model, stored_tensors
+from glue.checkpoints.reader import Checkpoint
+
+# Features for prototypes are pooled by the function that the finished model runs.
+from glue.mixture.modeling_glue_model_mixture import pool_features
+
+__all__ = ["RouterWeights", "embedding_tensor", "pool_features", "prototypes", "read_embedding"]
+
+_SMALLEST_LENGTH = 1e-8
+
+
+@dataclass(frozen=True)
+class RouterWeights:
+    """`weight` is experts x hidden, `centre` hidden, both float32: logits are weight (features - centre)."""
+
+    weight: Tensor
+    centre: Tensor
+
+
+def prototypes(features: Tensor, assignment: Sequence[int | None], experts: int) -> RouterWeights:
+    """One row for each expert: the direction from the centre to the mean feature of the contexts assigned to it.
+
+    `features` is contexts x hidden, as `pool_features` gives them; `assignment` names the best expert of each
+    context. The centre is the mean over the experts' means, so that an expert with many contexts does not pull
+    it; rows have unit length. After mergekit-moe's gate vectors, with contexts in place of prompts.
+
+    Raises:
+        ValueError: lengths differ, or an expert has no context.
+    """
+    if len(features) != len(assignment):
+        raise ValueError(f"{len(features)} features for {len(assignment)} assignments")
+    rows = [[index for index, expert in enumerate(assignment) if expert == each] for each in range(experts)]
+    without = [expert for expert, indices in enumerate(rows) if not indices]
+    if without:
+        raise ValueError(f"experts {without} are the best on no context, so they have no prototype")
+    means = torch.stack([features[indices].double().mean(0) for indices in rows])
+    centre = means.mean(0)
+    directions = means - centre
+    lengths = directions.norm(dim=-1, keepdim=True).clamp(min=_SMALLEST_LENGTH)
+    return RouterWeights((directions / lengths).float(), centre.float())
+
+
+def read_embedding(folder: Path) -> Tensor:
+    """A model's input embedding: vocabulary x hidden, float32.
+
+    Raises:
+        IncompatibleModelsError: the folder is not a complete causal language model.
+    """
+    with Checkpoint.open(folder) as checkpoint:
+        return checkpoint.read(embedding_tensor(checkpoint), torch.float32)
+
+
+def embedding_tensor(checkpoint: Checkpoint) -> str:
+    """The name under which a checkpoint stores its input embedding.
+
+    Raises:
+        IncompatibleModelsError: the folder is not a complete causal language model.
+    """
+    architecture = architecture_of(checkpoint.config)
+    stored = stored_tensors(architecture, checkpoint.tensors, checkpoint.folder.name)
+    wanted = _embedding_parameter(checkpoint.config)
+    wanted = architecture.tied.get(wanted, wanted)
+    return next(name for name in stored if architecture.canonical(name) == wanted)
+
+
+def _embedding_parameter(config: Mapping[str, Any]) -> str:
+    model = meta_model(config)
+    weight = model.get_input_embeddings().weight
+    return next(name for name, parameter in model.named_parameters() if parameter is weight)
