@@ -3,9 +3,8 @@
 Source: Model soups (arXiv 2203.05482): theta = sum_i alpha_i theta_i / sum_i alpha_i.
 """
 
-from torch import Tensor
-
-from glue.merging.blocks import Block, Kernel
+from glue.merging.blocks import Kernel
+from glue.merging.gram import weighted_sum
 from glue.merging.registry import BaseUse, Operands, merge_method
 from glue.specs.base import Number, Spec
 from glue.specs.errors import InvalidInputError
@@ -33,16 +32,7 @@ def linear(operands: Operands[LinearOptions, Weighted]) -> Kernel:
     weights = [parameters.weight for parameters in operands.each]
     if operands.options.normalize:
         weights = normalized(weights)
-
-    def kernel(block: Block) -> Tensor:
-        result = operands.inputs[0].read(block)
-        if weights[0] != 1:
-            result.mul_(weights[0])
-        for source, weight in zip(operands.inputs[1:], weights[1:], strict=True):
-            result.add_(source.read(block), alpha=weight)
-        return result
-
-    return kernel
+    return weighted_sum(operands.inputs, weights, None, 0)
 
 
 def normalized(weights: list[float]) -> list[float]:

@@ -1,6 +1,47 @@
 """The list of all merge methods; a new one is imported here. Knows nothing else."""
 
-from glue.merging import linear
+from glue.merging import (
+    arcee_fusion,
+    breadcrumbs,
+    breadcrumbs_ties,
+    dare_linear,
+    dare_ties,
+    della,
+    della_linear,
+    karcher,
+    linear,
+    model_stock,
+    multislerp,
+    nearswap,
+    nuslerp,
+    passthrough,
+    sce,
+    slerp,
+    task_arithmetic,
+    ties,
+)
 from glue.merging.registry import MergeMethod, all_methods, method_of
 
-__all__ = ["MergeMethod", "all_methods", "linear", "method_of"]
+__all__ = [
+    "MergeMethod",
+    "all_methods",
+    "arcee_fusion",
+    "breadcrumbs",
+    "breadcrumbs_ties",
+    "dare_linear",
+    "dare_ties",
+    "della",
+    "della_linear",
+    "karcher",
+    "linear",
+    "method_of",
+    "model_stock",
+    "multislerp",
+    "nearswap",
+    "nuslerp",
+    "passthrough",
+    "sce",
+    "slerp",
+    "task_arithmetic",
+    "ties",
+]
