@@ -1,0 +1,49 @@
+"""The API's application: `uvicorn api.app:app`. Loads no torch; what it is told stands in the environment."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from api import openapi, problems
+from api.middleware import Surroundings
+from api.routes import artifacts, events, health, jobs, workers, zoos
+from api.settings import Settings
+from glue.records.database import Database
+
+# As many as there are threads that can run a handler, so that none waits for a connection.
+POOL_SIZE = 30
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application; without settings it reads them from the environment when it starts."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.settings = settings or Settings()
+        app.state.database = Database(app.state.settings.database_url, POOL_SIZE)
+        yield
+        app.state.database.dispose()
+
+    app = FastAPI(
+        title="Model-GLUE",
+        version=version("model-glue"),
+        description=openapi.DESCRIPTION,
+        openapi_tags=openapi.TAGS,
+        generate_unique_id_function=openapi.operation_id,
+        lifespan=lifespan,
+        # Their pages load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+    )
+    for resource in (zoos, jobs, events, artifacts, workers):
+        app.include_router(resource.router, responses=openapi.PROBLEMS)
+    app.include_router(health.router)
+    app.add_middleware(Surroundings)
+    problems.install(app)
+    openapi.install(app)
+    return app
+
+
+app = create_app()

@@ -1,0 +1,1 @@
+"""The routes, one module a resource. Each handler is one transaction; what is slow happens outside it."""

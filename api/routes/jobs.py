@@ -1,0 +1,148 @@
+"""`/v1/jobs`: submitted, read, cancelled, with their stages and units."""
+
+import secrets
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import JSONResponse
+from sqlalchemy.orm import Session
+
+from api import openapi, schemas, views
+from api.bodies import Body
+from api.dependencies import DEFAULT_LIMIT, CurrentSettings, Limit, Owner, Store, cursor, known_id
+from api.idempotency import Once, parse_key
+from api.problems import RefusalError
+from glue.plans.model_glue import stages_at_submission
+from glue.records import jobs, tables
+from glue.records.artifacts import list_artifacts
+from glue.records.database import Database, database_time
+from glue.records.errors import NotFoundError
+from glue.records.zoos import get_zoo
+from glue.references.resolve import resolve_job
+from glue.specs.errors import InvalidInputError, Problem
+from glue.specs.job import JobRequest
+from glue.specs.zoo import ZooSpec
+
+MAX_SEED = 2**32
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+
+@router.post(
+    "", status_code=201, response_model=schemas.Job, openapi_extra=openapi.body(JobRequest, openapi.JOB_EXAMPLE)
+)
+def create_job(
+    body: Body,
+    owner: Owner,
+    store: Store,
+    settings: CurrentSettings,
+    idempotency_key: Annotated[str | None, Header(description="The same key and body submit one job.")] = None,
+) -> Response:
+    """Submit a job. Every mistake that configs and headers tell is told now, all at once."""
+    once = Once(owner, parse_key(idempotency_key), "POST /v1/jobs", body)
+    with store.transaction() as session:
+        if reply := once.earlier(session):
+            return reply
+    request = JobRequest.parse(body)
+    zoo = _zoo(store, owner, request.zoo)
+    # Outside any transaction: it reads every model's headers.
+    spec = resolve_job(request, ZooSpec.parse(zoo.spec), settings.roots, secrets.randbelow(MAX_SEED))
+    with store.transaction() as session:
+        # A twin of this request may have been faster.
+        if reply := once.earlier(session):
+            return reply
+        row = jobs.create_job(
+            session,
+            owner,
+            spec,
+            stages_at_submission(spec),
+            name=request.name,
+            labels=request.labels,
+            priority=request.priority,
+            zoo_id=zoo.id,
+        )
+        session.flush()
+        answer = _view(session, owner, row).model_dump(mode="json")
+        location = f"/v1/jobs/{row.id}"
+        once.keep(session, 201, location, answer)
+        return JSONResponse(answer, 201, {"Location": location})
+
+
+@router.get("", response_model=schemas.JobPage)
+def list_jobs(
+    owner: Owner,
+    store: Store,
+    status: Annotated[list[schemas.JobStatus], Query(description="Any of these.")] = [],  # noqa: B006 - pydantic copies
+    label: Annotated[list[str], Query(description="All of these, each as `key:value`.")] = [],  # noqa: B006
+    after: Annotated[str | None, cursor("job")] = None,
+    limit: Limit = DEFAULT_LIMIT,
+) -> dict[str, Any]:
+    """List jobs, newest first."""
+    labels = dict(_label(number, text) for number, text in enumerate(label))
+    with store.transaction() as session:
+        rows = jobs.list_jobs(session, owner, statuses=status, labels=labels, after=after, limit=limit + 1)
+        return views.page(rows, limit, lambda row: _view(session, owner, row), lambda row: row.id)
+
+
+@router.get("/{job_id}")
+def get_job(job_id: str, owner: Owner, store: Store) -> schemas.Job:
+    """One job."""
+    with store.transaction() as session:
+        return _view(session, owner, jobs.get_job(session, owner, known_id("job", job_id)))
+
+
+@router.post("/{job_id}/cancel", status_code=202)
+def cancel_job(job_id: str, owner: Owner, store: Store) -> schemas.Job:
+    """End a job. Units that run are stopped within seconds; repeating it changes nothing."""
+    with store.transaction() as session:
+        return _view(session, owner, jobs.request_cancel(session, owner, known_id("job", job_id)))
+
+
+@router.get("/{job_id}/stages", response_model=schemas.StageList)
+def list_stages(job_id: str, owner: Owner, store: Store) -> dict[str, Any]:
+    """All stages of a job, in the order of its chain."""
+    with store.transaction() as session:
+        row = jobs.get_job(session, owner, known_id("job", job_id))
+        stages = views.stage_list(jobs.list_stages(session, row.id), jobs.progress_of(session, row.id))
+        return views.whole(stages, lambda stage: stage)
+
+
+@router.get("/{job_id}/units", response_model=schemas.UnitPage)
+def list_units(
+    job_id: str,
+    owner: Owner,
+    store: Store,
+    stage: Annotated[str | None, Query(pattern="^[a-z_]{1,64}$", description="Only those of this stage.")] = None,
+    after: Annotated[str | None, cursor("unit")] = None,
+    limit: Limit = DEFAULT_LIMIT,
+) -> dict[str, Any]:
+    """The units of a job, in the order of their making."""
+    with store.transaction() as session:
+        row = jobs.get_job(session, owner, known_id("job", job_id))
+        units = jobs.list_units(session, row.id, stage=stage, after=after, limit=limit + 1)
+        return views.page(units, limit, views.unit, lambda unit: unit.id)
+
+
+def _view(session: Session, owner: str, row: tables.Job) -> schemas.Job:
+    stages, progress = jobs.list_stages(session, row.id), jobs.progress_of(session, row.id)
+    artifacts = list_artifacts(session, owner, row.id) if row.result else []
+    return views.job(row, stages, progress, artifacts, database_time(session))
+
+
+def _zoo(store: Database, owner: str, name: str) -> tables.Zoo:
+    with store.transaction() as session:
+        try:
+            return get_zoo(session, owner, name)
+        except NotFoundError:
+            detail = f"there is no zoo '{name}'"
+            problem = Problem("/zoo", "unknown_zoo", detail, "store it first with POST /v1/zoos or `glue zoo add`")
+            raise InvalidInputError(detail, [problem]) from None
+
+
+def _label(number: int, text: str) -> tuple[str, str]:
+    key, colon, value = text.partition(":")
+    if not colon or "\0" in text:
+        detail = f"the label filter {text[:100]!r} is not of the form key:value"
+        problem = Problem(f"/query/label/{number}", "invalid_label", detail, "write it as label=env:dev")
+        raise RefusalError(422, "invalid_parameter", detail, [problem])
+    return key, value
