@@ -10,13 +10,15 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from tokenizers.processors import TemplateProcessing
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.modeling_outputs import CausalLMOutput
 
 from glue.evaluation.language_model import Encoder, ResidentModel
 from glue.evaluation.scorer import Scorer
 from glue.evaluation.suite import Suite, drawn, load_suite
+from glue.mixture.build import ExpertSource, build_mixture
+from glue.mixture.load import load_model
+from glue.mixture.router import RouterWeights
 from glue.specs.errors import EvaluationError
 from glue.specs.results import SuiteScore, TaskScore
 from glue.specs.suite import SuiteSpec
@@ -353,68 +355,66 @@ def written_alone(
     return text.split(stop)[0]
 
 
-class Mixture(nn.Module):
-    """Two models behind a router with the interface of our mixtures: the first token's parity decides."""
-
-    def __init__(self, experts: list[PreTrainedModel]) -> None:
-        super().__init__()
-        self.experts = nn.ModuleList(experts)
-        self.config, self.generation_config = experts[0].config, experts[0].generation_config
-        self.dtype, self.device = experts[0].dtype, experts[0].device
-        self.asked: list[tuple[int, ...]] = []
-
-    def route(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        prompts = [tuple(ids[mask.bool()].tolist()) for ids, mask in zip(input_ids, attention_mask, strict=True)]
-        self.asked += prompts
-        return nn.functional.one_hot(torch.tensor([sum(prompt) % 2 for prompt in prompts]), 2).float()
-
-    def forward(self, input_ids: Tensor, routing: Tensor, use_cache: bool | None = None) -> CausalLMOutput:
-        rows = [
-            self.experts[int(chosen)](input_ids=ids[None]).logits
-            for ids, chosen in zip(input_ids, routing.argmax(-1), strict=True)
-        ]
-        return CausalLMOutput(logits=torch.cat(rows))
-
-    def generate(self, input_ids: Tensor, attention_mask: Tensor, routing: Tensor, **settings: Any) -> Tensor:
-        width = input_ids.shape[1] + settings["max_new_tokens"]
-        rows = []
-        for ids, mask, chosen in zip(input_ids, attention_mask, routing.argmax(-1), strict=True):
-            expert: Any = self.experts[int(chosen)]
-            row = expert.generate(input_ids=ids[None], attention_mask=mask[None], **settings)[0]
-            rows.append(nn.functional.pad(row, (0, width - len(row))))
-        return torch.stack(rows)
-
-
-MIXED = [{"task": "choice", "limit": 20}, {"task": "text", "limit": 4}, {"task": "sums", "limit": 10}]
+MIXED = [
+    {"task": "choice", "limit": 20},
+    {"task": "letter", "limit": 20},
+    {"task": "text", "limit": 4},
+    {"task": "sums", "limit": 15},
+]
+EXPERTS: list[Callable[..., Path]] = [tiny_llama, tiny_neox, tiny_qwen3]
 
 
 @pytest.fixture(scope="module")
-def mixture(tmp_path_factory: pytest.TempPathFactory) -> Mixture:
+def experts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     root = tmp_path_factory.mktemp("experts")
-    makers: list[Callable[..., Path]] = [tiny_llama, tiny_neox]
-    return Mixture([load(make(root / make.__name__, 3, tie_word_embeddings=False)) for make in makers])
+    return [make(root / make.__name__, 3, tie_word_embeddings=False) for make in EXPERTS]
+
+
+@pytest.fixture(scope="module")
+def mixture(experts: list[Path], tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
+    folder = tmp_path_factory.mktemp("mixture") / "model"
+    hidden = 16
+    router = RouterWeights(torch.randn(len(experts), hidden, generator=torch.manual_seed(0)), torch.zeros(hidden))
+    build_mixture(
+        folder,
+        [ExpertSource(expert.name, expert) for expert in experts],
+        router,
+        embedding_folder=experts[0],
+        tokenizer_folder=experts[0],
+        top_k=1,
+        dtype="float32",
+        shard_bytes=10**9,
+        token=1,
+        progress=lambda done, text: None,
+    )
+    return load_model(folder, torch.float32, "cpu")
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64])
 def test_each_item_of_a_mixture_scores_as_on_its_expert(
-    folder: Path, mixture: Any, tokenizer: PreTrainedTokenizerBase, batch: int
+    folder: Path, experts: list[Path], mixture: Any, tokenizer: PreTrainedTokenizerBase, batch: int
 ) -> None:
     suite = suite_of(folder, *MIXED, batch=batch)
     scorer = Scorer(suite, "cpu")
-    singles = [scorer.score(expert, tokenizer) for expert in mixture.experts]
-    mixed = scorer.score(mixture, tokenizer)
-    chosen = [sum(_routed_tokens(tokenizer, context)) % 2 for context in suite.contexts()]
-    assert set(chosen) == {0, 1}
-    values = [[value for task in score.tasks for value in task.values] for score in (*singles, mixed)]
-    assert values[2] == pytest.approx([values[expert][item] for item, expert in enumerate(chosen)], abs=2e-6)
+    scores = [scorer.score(model, tokenizer) for model in (*map(load, experts), mixture)]
+    *singles, mixed = [[value for task in score.tasks for value in task.values] for score in scores]
+    prompts = [torch.tensor([tokenizer.encode(context)]) for context in suite.contexts()]
+    chosen = [int(mixture.route(prompt).argmax()) for prompt in prompts]
+    assert set(chosen) == {0, 1, 2}
+    assert mixed == pytest.approx([singles[expert][item] for item, expert in enumerate(chosen)], abs=2e-6)
 
 
-def test_a_mixture_routes_on_the_context_alone(folder: Path, mixture: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_a_mixture_routes_on_the_context_alone(
+    folder: Path, mixture: Any, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     suite = suite_of(folder, *MIXED)
-    mixture.asked.clear()
+    route, prompts = mixture.route, set()
+
+    def observed(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        rows = zip(input_ids, attention_mask, strict=True)
+        prompts.update(tuple(ids[mask.bool()].tolist()) for ids, mask in rows)
+        return route(input_ids, attention_mask)
+
+    monkeypatch.setattr(mixture, "route", observed)
     Scorer(suite, "cpu").score(mixture, tokenizer)
-    assert set(mixture.asked) == {_routed_tokens(tokenizer, context) for context in suite.contexts()}
-
-
-def _routed_tokens(tokenizer: PreTrainedTokenizerBase, context: str) -> tuple[int, ...]:
-    return tuple(tokenizer.encode(context))
+    assert prompts == {tuple(tokenizer.encode(context)) for context in suite.contexts()}
