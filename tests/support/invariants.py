@@ -1,7 +1,10 @@
 """What must hold of the records at every moment, as SQL that finds what breaks it."""
 
-from sqlalchemy import text
+from sqlalchemy import delete, text
 from sqlalchemy.orm import Session
+
+from glue.records.database import Database
+from glue.records.tables import Base
 
 # Terminal states never change: a trigger writes down every row that leaves one.
 _WATCH_TERMINAL_STATES = """
@@ -115,3 +118,11 @@ def watch(session: Session) -> None:
 def violations(session: Session) -> dict[str, list[str]]:
     """The rules that are broken, with the ids of the rows that break them."""
     return {row.rule: row.ids for row in session.execute(_ALL)}
+
+
+def clear(database: Database) -> None:
+    """Empty every table."""
+    with database.transaction() as session:
+        for table in reversed(Base.metadata.sorted_tables):
+            session.execute(delete(table))
+        session.execute(text("DELETE FROM resurrection"))

@@ -1,0 +1,123 @@
+"""The revisions: they make exactly what the tables say, can be taken back, and run once."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.runtime.environment import EnvironmentContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, create_engine, pool, text
+
+from glue.records.database import Database, psycopg_url
+from glue.records.schema import migration_config, schema_is_current, upgrade
+from glue.records.tables import Base
+from tests.support.database import temporary_database
+from tests.support.threads import at_once
+
+# Everything that makes up a schema, one line a thing.
+CATALOGUE = """
+SELECT concat_ws(' ', 'column', table_name, column_name, data_type, udt_name, is_nullable, column_default, is_identity)
+    AS line FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'
+UNION ALL SELECT concat_ws(' ', 'constraint', conrelid::regclass, conname, pg_get_constraintdef(oid))
+    FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND conname !~ '^alembic_version'
+UNION ALL SELECT concat_ws(' ', 'index', indexdef)
+    FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'alembic_version'
+UNION ALL SELECT concat_ws(' ', 'sequence', sequencename, data_type, start_value, increment_by, cycle)
+    FROM pg_sequences WHERE schemaname = 'public'
+ORDER BY line"""
+
+
+@pytest.fixture
+def empty_url(postgres_url: str) -> Iterator[str]:
+    with temporary_database(postgres_url) as url:
+        yield url
+
+
+@pytest.fixture
+def engine(empty_url: str) -> Engine:
+    return create_engine(psycopg_url(empty_url), poolclass=pool.NullPool)
+
+
+def catalogue(engine: Engine) -> list[str]:
+    with engine.connect() as connection:
+        return list(connection.scalars(text(CATALOGUE)))
+
+
+def test_the_revisions_make_what_the_tables_say(engine: Engine, empty_url: str, postgres_url: str) -> None:
+    upgrade(empty_url)
+    with temporary_database(postgres_url) as other_url:
+        other = create_engine(psycopg_url(other_url), poolclass=pool.NullPool)
+        Base.metadata.create_all(other)
+
+        expected = catalogue(other)
+
+    assert len(expected) > 100
+    assert catalogue(engine) == expected
+
+
+def test_alembic_finds_nothing_to_do(engine: Engine, empty_url: str) -> None:
+    upgrade(empty_url)
+
+    with engine.begin() as connection:
+        command.check(migration_config(connection))
+
+
+def test_every_revision_can_be_taken_back_and_done_again(engine: Engine, empty_url: str) -> None:
+    upgrade(empty_url)
+    whole = catalogue(engine)
+
+    with engine.begin() as connection:
+        command.downgrade(migration_config(connection), "base")
+    assert catalogue(engine) == []
+
+    upgrade(empty_url)
+    assert catalogue(engine) == whole
+
+
+def test_a_database_knows_whether_it_is_current(engine: Engine, empty_url: str) -> None:
+    database = Database(empty_url)
+
+    def current() -> bool:
+        with database.transaction() as session:
+            return schema_is_current(session)
+
+    assert not current()
+    upgrade(empty_url)
+    assert current()
+    with engine.begin() as connection:
+        command.stamp(migration_config(connection), "base")
+    assert not current()
+    database.dispose()
+
+
+def test_upgrades_that_meet_run_once(engine: Engine, empty_url: str) -> None:
+    at_once([partial(upgrade, empty_url)] * 4)
+
+    upgrade(empty_url)
+    with engine.connect() as connection:
+        heads = ScriptDirectory.from_config(migration_config()).get_heads()
+        assert list(connection.scalars(text("SELECT version_num FROM alembic_version"))) == list(heads)
+
+
+def test_an_upgrade_that_fails_leaves_nothing(engine: Engine, empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_env = EnvironmentContext.run_migrations
+
+    def run_and_fail(self: EnvironmentContext) -> None:
+        run_env(self)
+        raise RuntimeError("the power is gone")
+
+    monkeypatch.setattr(EnvironmentContext, "run_migrations", run_and_fail)
+    with pytest.raises(RuntimeError):
+        upgrade(empty_url)
+
+    assert catalogue(engine) == []
+
+
+def test_no_revision_waits_for_locks_without_end() -> None:
+    directory = ScriptDirectory.from_config(migration_config())
+    sources = [Path(revision.path) for revision in directory.walk_revisions()]
+
+    for source in [*sources, Path(directory.dir) / "script.py.mako"]:
+        assert source.read_text().count("SET LOCAL lock_timeout") == 2, source
