@@ -216,13 +216,14 @@ class Manifest(Answer):
 
 
 class Artifact(Answer):
-    """A finished folder, named by its content."""
+    """A finished folder, named by its content; `location` is relative to the service's folder of artifacts."""
 
     id: str
     object: Literal["artifact"]
     job_id: str
     kind: str
     digest: str
+    location: str
     size: int
     manifest: Manifest
     created_at: datetime

@@ -141,6 +141,7 @@ def artifact(row: tables.Artifact) -> schemas.Artifact:
         job_id=row.job_id,
         kind=row.kind,
         digest=_digest(row.digest),
+        location=row.location,
         size=sum(file.size for file in manifest.files),
         manifest=manifest,
         created_at=row.created_at,

@@ -35,13 +35,14 @@ def artifact(client: TestClient, finished: str) -> dict[str, Any]:
     return answer
 
 
-def test_the_manifest_tells_every_file(artifact: dict[str, Any]) -> None:
+def test_the_manifest_tells_every_file(artifact: dict[str, Any], tmp_path: Path) -> None:
     assert [file["path"] for file in artifact["manifest"]["files"]] == [
         "model.safetensors",
         "page.html",
         "plots/models.png",
         "report.json",
     ]
+    assert (tmp_path / "home" / "artifacts" / artifact["location"] / "report.json").is_file()
     assert artifact["size"] == sum(file["size"] for file in artifact["manifest"]["files"])
 
 
