@@ -3,6 +3,7 @@
 The folder loads with transformers alone: config with `auto_map`, the modelling file, tokenizer, weights.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from glue.checkpoints.architecture import Architecture, architecture_of, stored_tensors
+from glue.checkpoints.architecture import Architecture, architecture_of, meta_model, stored_tensors
 from glue.checkpoints.companions import highest_token_id, saved_config
 from glue.checkpoints.dtypes import config_dtype, torch_dtype
 from glue.checkpoints.reader import Checkpoint
@@ -75,7 +76,8 @@ def build_mixture(
     with ExitStack() as stack:
         opened = [stack.enter_context(Checkpoint.open(expert.folder)) for expert in experts]
         embedding = stack.enter_context(Checkpoint.open(embedding_folder))
-        origins = [origin for index, each in enumerate(opened) for origin in _expert_origins(index, each, dtype)]
+        named = zip((expert.name for expert in experts), opened, strict=True)
+        origins = [origin for index, each in enumerate(named) for origin in _expert_origins(index, *each, dtype)]
         origins.append(_router_embedding(embedding))
         config = _config(experts, [each.config for each in opened], origins[-1], dtype, top_k)
         weights = _router_tensors(router, len(experts), config.router_hidden_size)
@@ -94,8 +96,8 @@ def build_mixture(
     verify_checkpoint(out, planned, lambda done, text: progress(_WRITING + (1 - _WRITING) * done, text))
 
 
-def _expert_origins(index: int, checkpoint: Checkpoint, dtype: str) -> list[_Origin]:
-    name = checkpoint.folder.name
+def _expert_origins(index: int, name: str, checkpoint: Checkpoint, dtype: str) -> list[_Origin]:
+    _check_cache(name, checkpoint.config)
     architecture = architecture_of(checkpoint.config)
     stored = stored_tensors(architecture, checkpoint.tensors, name)
     sources = {architecture.canonical(tensor): tensor for tensor in stored}
@@ -118,9 +120,14 @@ def _untied(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_untied(model: str, sources: Mapping[str, str], untied: Architecture) -> None:
     if untied.tied or untied.shapes.keys() != sources.keys():
-        detail = f"{model} ties weights that cannot be stored apart"
         fix = "use an expert whose architecture allows tie_word_embeddings: false"
-        raise IncompatibleModelsError(f"{detail}; {fix}", [Problem("", "tied_weights", detail, fix)])
+        raise _refusal("tied_weights", f"{model} ties weights that cannot be stored apart", fix)
+
+
+def _check_cache(model: str, config: Mapping[str, Any]) -> None:
+    if "past_key_values" not in inspect.signature(meta_model(config).forward).parameters:
+        fix = "use experts that take past_key_values"
+        raise _refusal("no_cache", f"{model} keeps no key-value cache, so it cannot generate in a mixture", fix)
 
 
 def _router_embedding(checkpoint: Checkpoint) -> _Origin:
@@ -165,8 +172,9 @@ def _config(
 
 
 def _expert_config(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    kept = {key: value for key, value in config.items() if key != "transformers_version"}
-    return saved_config(_untied(kept), dtype)
+    # The mixture's own dtype is that of all experts, and the version that saved an expert says nothing of it.
+    saved = saved_config(_untied(config), dtype)
+    return {key: value for key, value in saved.items() if key not in {"dtype", "transformers_version"}}
 
 
 def _check_vocabularies(
@@ -178,5 +186,8 @@ def _check_vocabularies(
     small = [name for name, rows in sizes.items() if rows <= highest]
     if small:
         detail = f"the tokenizer gives ids up to {highest}, but {small[0]} has {sizes[small[0]]} rows"
-        fix = "all experts and the base have to share the tokenizer"
-        raise IncompatibleModelsError(f"{detail}; {fix}", [Problem("", "vocabulary", detail, fix)])
+        raise _refusal("vocabulary", detail, "all experts and the base have to share the tokenizer")
+
+
+def _refusal(code: str, detail: str, fix: str) -> IncompatibleModelsError:
+    return IncompatibleModelsError(f"{detail}; {fix}", [Problem("", code, detail, fix)])

@@ -91,8 +91,9 @@ class SampleRouter(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Samples x experts, float32."""
         features = pool_features(self.embedding, input_ids, attention_mask) - self.centre
-        # One product a sample: a matrix product may round differently for another batch size.
-        return torch.stack([torch.mv(self.weight, feature) for feature in features])
+        # Sample by sample, as a matrix product may round differently for another batch size; and as sums of
+        # products, which autocast leaves in float32.
+        return torch.stack([(self.weight * feature).sum(-1) for feature in features])
 
 
 class MixtureCache(Cache):
@@ -192,6 +193,7 @@ class GlueModelMixtureForCausalLM(PreTrainedModel, GenerationMixin):
         self.experts = nn.ModuleList(
             AutoModelForCausalLM.from_config(expert, **settings) for expert in config.expert_configs()
         )
+        self._accepted = [frozenset(inspect.signature(expert.forward).parameters) for expert in self.experts]
         self.sample_router = SampleRouter(config)
         self.supports_gradient_checkpointing = all(expert.supports_gradient_checkpointing for expert in self.experts)
         self.post_init()  # type: ignore[no-untyped-call]
@@ -309,7 +311,7 @@ class GlueModelMixtureForCausalLM(PreTrainedModel, GenerationMixin):
             "use_cache": use_cache,
             "logits_to_keep": logits_to_keep,
         }
-        accepted = inspect.signature(expert.forward).parameters
+        accepted = self._accepted[index]
         output = expert(**{name: value for name, value in settings.items() if name in accepted})
         cache.caches[index] = output.past_key_values
         logits = output.logits

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import MixtralConfig, MixtralForCausalLM
+from transformers import MambaConfig, MambaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from glue.checkpoints.manifest import build_manifest
 from glue.mixture.load import load_model
@@ -118,6 +118,14 @@ def test_an_incomplete_expert_is_refused(tmp_path: Path) -> None:
     with pytest.raises(IncompatibleModelsError, match=r"model\.norm\.weight"):
         mix(tmp_path / "mixture", [folder])
     assert not (tmp_path / "mixture" / "config.json").exists()
+
+
+def test_an_expert_without_a_key_value_cache_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "mamba"
+    MambaForCausalLM(MambaConfig(vocab_size=99, hidden_size=16, num_hidden_layers=1)).save_pretrained(folder)
+    tiny_tokenizer(folder)
+    with pytest.raises(IncompatibleModelsError, match="mamba keeps no key-value cache"):
+        mix(tmp_path / "mixture", [folder])
 
 
 def test_an_embedding_too_small_for_the_tokenizer_is_refused(tmp_path: Path) -> None:
