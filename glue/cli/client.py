@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -32,7 +32,7 @@ class Client:
         self._http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_SECONDS)
 
     @classmethod
-    def from_environment(cls) -> "Client":
+    def from_environment(cls) -> Self:
         """From GLUE_URL and GLUE_API_KEY, or from the file that `glue up` wrote.
 
         Raises:
@@ -44,7 +44,7 @@ class Client:
         return cls.from_home(Path(os.environ.get("GLUE_HOME") or DEFAULT_HOME).expanduser(), url, key)
 
     @classmethod
-    def from_home(cls, home: Path, url: str | None = None, api_key: str | None = None) -> "Client":
+    def from_home(cls, home: Path, url: str | None = None, api_key: str | None = None) -> Self:
         """From the file that a service keeps in its home; what is given comes first.
 
         Raises:
@@ -56,6 +56,12 @@ class Client:
             fix = "Start one with `glue up`, or set GLUE_URL and GLUE_API_KEY."
             raise ServiceError("There is no service to talk to.", fix)
         return cls(url, api_key)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._http.close()
 
     def add_zoo(self, spec: dict[str, Any]) -> dict[str, Any]:
         """Store a zoo under its name."""

@@ -28,7 +28,8 @@ errors = Console(stderr=True)
 def _told() -> Iterator[Client]:
     """A client; what goes wrong is told in words, with exit code 1."""
     try:
-        yield Client.from_environment()
+        with Client.from_environment() as client:
+            yield client
     except ServiceError as error:
         errors.print(f"[red]error:[/] {error.lines[0]}", highlight=False)
         for line in error.lines[1:]:

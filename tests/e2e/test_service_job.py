@@ -59,8 +59,8 @@ def test_any_number_of_workers_ends_in_the_digest_of_one_process(
         with running.client as client:
             report = client.get(f"/v1/jobs/{ended['id']}/report").json()
             events = client.get(f"/v1/jobs/{ended['id']}/events", params={"limit": 500}).json()["data"]
-        glue = Client(running.url, running.api_key)
-        pull(glue, glue.artifact(ended["result"]["artifact_id"]), folder, Console(quiet=True))
+        with Client(running.url, running.api_key) as glue:
+            pull(glue, glue.artifact(ended["result"]["artifact_id"]), folder, Console(quiet=True))
     assert report["artifact"] == "mixture"
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
     assert events[-1]["type"] == "job.succeeded"
