@@ -1,0 +1,79 @@
+"""Scores that an owner need not compute twice: what a score depends on, as a key, and the records under it."""
+
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from glue.records.leases import Claim
+from glue.records.scores import find_score, store_score
+from glue.specs.digests import digest_of
+from glue.specs.expression import expression_digest, parse_expression
+from glue.specs.job import JobSpec
+from glue.specs.plan import UnitOutcome, UnitRequest
+from glue.specs.results import ResolveResult
+
+SCORE_CANDIDATE = "score.candidate"
+
+# What computes a score: another version of any of them may give another number.
+_LIBRARIES = ("model-glue", "torch", "transformers", "tokenizers", "lm-eval", "numpy")
+
+
+def find_cached(session: Session, claim: Claim, device: str) -> UnitOutcome | None:
+    """The outcome of a unit that scores a candidate, if this owner has had the same score before."""
+    key = score_key(claim.unit, device)
+    score = find_score(session, claim.owner, key) if key else None
+    if score is None:
+        return None
+    payload = claim.unit.payload
+    return UnitOutcome({"name": payload["name"], "expression": payload["expression"], "score": score, "cache": "hit"})
+
+
+def keep_score(session: Session, claim: Claim, outcome: UnitOutcome, device: str) -> None:
+    """Store what the unit scored, before its completion in the same transaction; other units leave nothing.
+
+    Raises:
+        LeaseLost: the lease is not held.
+    """
+    key = score_key(claim.unit, device)
+    if key and "cache" not in outcome.result:
+        store_score(session, claim.owner, key, outcome.result["score"], claim.token)
+
+
+def score_key(unit: UnitRequest, device: str) -> str | None:
+    """The digest of all that the score of this candidate depends on; none if the unit scores no candidate.
+
+    Models appear by content, never by name. Batch, threads and dtype are part of the suite; where its tasks lie is
+    not, but what they hold is.
+    """
+    contents = _contents(unit)
+    if unit.kind != SCORE_CANDIDATE or contents is None:
+        return None
+    spec, suite_name = JobSpec.parse(unit.spec), unit.payload["suite"]
+    suite = {"proxy": spec.proxy, "report": spec.report}[suite_name].as_json()
+    return digest_of(
+        {
+            "expression": expression_digest(parse_expression(unit.payload["expression"]), contents),
+            "suite": {**suite, "include_path": spec.suite_commits.get(suite_name)},
+            "device": device,
+            "libraries": _versions(),
+        }
+    )
+
+
+def _contents(unit: UnitRequest) -> dict[str, str] | None:
+    resolved = [outcome.result for outcome in unit.outcomes if outcome.name == "resolve"]
+    return ResolveResult.parse(resolved[0]).contents() if resolved else None
+
+
+@cache
+def _versions() -> dict[str, Any]:
+    return {name: _version(name) for name in _LIBRARIES}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

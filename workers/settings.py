@@ -1,0 +1,69 @@
+"""What a worker process is told by its environment. Knows nothing of what is done with it."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from glue.specs.plan import WorkerClass
+
+REGISTRY_RUNNER = "glue.pipeline.registry:run"
+
+
+class BrokerSettings(BaseSettings):
+    """Where wake-ups travel; empty means that there is no broker and everybody polls."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    redis_url: str = Field(default="", repr=False)
+
+
+class Settings(BrokerSettings):
+    """Everything a worker or the maintenance process needs. Times in seconds, sizes in bytes.
+
+    `engine_memory` is the resident size above which an engine is replaced between units; 0 sets no limit.
+    `drain` is how long a running unit may still take after SIGTERM before it is given back.
+    """
+
+    database_url: str = Field(repr=False)
+    home: Path = Field(validation_alias="GLUE_HOME")
+    worker_classes: Annotated[tuple[WorkerClass, ...], NoDecode] = Field(
+        default=tuple(WorkerClass), min_length=1, validation_alias="GLUE_WORKER_CLASSES"
+    )
+    lease: float = Field(default=30, gt=0, validation_alias="GLUE_LEASE_SECONDS")
+    reap: float = Field(default=5, gt=0, validation_alias="GLUE_REAP_SECONDS")
+    poll: float = Field(default=30, gt=0, validation_alias="GLUE_POLL_SECONDS")
+    republish: float = Field(default=30, gt=0, validation_alias="GLUE_REPUBLISH_SECONDS")
+    drain: float = Field(default=5, ge=0, validation_alias="GLUE_DRAIN_SECONDS")
+    device: Literal["cpu", "cuda"] = Field(default="cpu", validation_alias="GLUE_DEVICE")
+    device_memory: int = Field(default=0, ge=0, validation_alias="GLUE_GPU_MEMORY_BYTES")
+    engine_memory: int = Field(default=0, ge=0, validation_alias="GLUE_ENGINE_MEMORY_BYTES")
+    engine_runner: str = Field(default=REGISTRY_RUNNER, validation_alias="GLUE_ENGINE_RUNNER")
+
+    @field_validator("worker_classes", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _a_gpu_has_a_size(self) -> Self:
+        if self.device == "cuda" and not self.device_memory:
+            raise ValueError("GLUE_DEVICE=cuda needs GLUE_GPU_MEMORY_BYTES: units are matched with it")
+        return self
+
+    @property
+    def artifacts(self) -> Path:
+        """The root of finished folders."""
+        return self.home / "artifacts"
+
+    @property
+    def work(self) -> Path:
+        """The root of partial work."""
+        return self.home / "work"
+
+    @property
+    def unit_memory(self) -> int:
+        """Bytes that one unit may use on the device; for a CPU without a setting, the machine's memory."""
+        return self.device_memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
