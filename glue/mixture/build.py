@@ -18,25 +18,16 @@ from glue.checkpoints.companions import highest_token_id, saved_config
 from glue.checkpoints.dtypes import config_dtype, torch_dtype
 from glue.checkpoints.reader import Checkpoint
 from glue.checkpoints.shards import PlannedTensor
-from glue.checkpoints.verify import verify_checkpoint
-from glue.checkpoints.writer import Progress, write_checkpoint
+from glue.checkpoints.writer import Progress
 from glue.mixture.companions import write_companions
 from glue.mixture.modeling_glue_model_mixture import GlueModelMixtureConfig
 from glue.mixture.router import RouterWeights, embedding_tensor
-from glue.specs.errors import IncompatibleModelsError, Problem
+from glue.mixture.writing import ExpertSource, Output, write_mixture
+from glue.references.reading import refusal
+
+__all__ = ["ExpertSource", "build_mixture"]
 
 ROUTER = "sample_router"
-
-# Of the progress that a build reports, the part before verification.
-_WRITING = 0.7
-
-
-@dataclass(frozen=True)
-class ExpertSource:
-    """A whole causal language model that becomes an expert; `name` is what people call it."""
-
-    name: str
-    folder: Path
 
 
 @dataclass(frozen=True)
@@ -84,16 +75,13 @@ def build_mixture(
         _check_vocabularies(config, experts, tokenizer_folder)
         planned = [origin.planned for origin in origins]
         planned += [PlannedTensor(name, tuple(value.shape), value.dtype) for name, value in weights.items()]
-        write_checkpoint(
-            out,
+        folders = [expert.folder for expert in experts]
+        write_mixture(
+            Output(out, shard_bytes, token, progress),
             planned,
             partial(_produce, {origin.planned.name: origin for origin in origins}, weights),
-            shard_bytes=shard_bytes,
-            token=token,
-            progress=lambda done, text: progress(_WRITING * done, text),
+            partial(write_companions, out, config, folders, tokenizer_folder, token),
         )
-    write_companions(out, config, [expert.folder for expert in experts], tokenizer_folder, token)
-    verify_checkpoint(out, planned, lambda done, text: progress(_WRITING + (1 - _WRITING) * done, text))
 
 
 def _expert_origins(index: int, name: str, checkpoint: Checkpoint, dtype: str) -> list[_Origin]:
@@ -121,13 +109,13 @@ def _untied(config: Mapping[str, Any]) -> dict[str, Any]:
 def _check_untied(model: str, sources: Mapping[str, str], untied: Architecture) -> None:
     if untied.tied or untied.shapes.keys() != sources.keys():
         fix = "use an expert whose architecture allows tie_word_embeddings: false"
-        raise _refusal("tied_weights", f"{model} ties weights that cannot be stored apart", fix)
+        raise refusal("tied_weights", f"{model} ties weights that cannot be stored apart", fix)
 
 
 def _check_cache(model: str, config: Mapping[str, Any]) -> None:
     if "past_key_values" not in inspect.signature(meta_model(config).forward).parameters:
         fix = "use experts that take past_key_values"
-        raise _refusal("no_cache", f"{model} keeps no key-value cache, so it cannot generate in a mixture", fix)
+        raise refusal("no_cache", f"{model} keeps no key-value cache, so it cannot generate in a mixture", fix)
 
 
 def _router_embedding(checkpoint: Checkpoint) -> _Origin:
@@ -186,8 +174,4 @@ def _check_vocabularies(
     small = [name for name, rows in sizes.items() if rows <= highest]
     if small:
         detail = f"the tokenizer gives ids up to {highest}, but {small[0]} has {sizes[small[0]]} rows"
-        raise _refusal("vocabulary", detail, "all experts and the base have to share the tokenizer")
-
-
-def _refusal(code: str, detail: str, fix: str) -> IncompatibleModelsError:
-    return IncompatibleModelsError(f"{detail}; {fix}", [Problem("", code, detail, fix)])
+        raise refusal("vocabulary", detail, "all experts and the base have to share the tokenizer")

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 from glue.checkpoints.companions import GENERATION_CONFIG_FILE, TOKENIZER_FILES
 from glue.checkpoints.disk import write_whole
 from glue.mixture import modeling_glue_model_mixture
@@ -35,9 +37,7 @@ def write_companions(
         DiskFullError: there is no space.
         IncompatibleModelsError: a settings file is not JSON.
     """
-    for name in TOKENIZER_FILES:
-        if (tokenizer_folder / name).is_file():
-            write_whole(out / name, (tokenizer_folder / name).read_bytes(), token)
+    _copy_tokenizer(tokenizer_folder, out, token)
     write_whole(out / MODELLING_FILE, modelling_source(), token)
     settings = _generation_settings(tokenizer_folder, experts)
     write_whole(out / GENERATION_CONFIG_FILE, _json(settings), token)
@@ -46,6 +46,24 @@ def write_companions(
     for name in _TOKEN_IDS:
         setattr(config, name, settings.get(name))
     write_whole(out / CONFIG_FILE, (config.to_json_string() + "\n").encode(), token)
+
+
+def write_stock_companions(out: Path, config: PreTrainedConfig, tokenizer_folder: Path, token: int) -> None:
+    """The same for a mixture of a stock architecture, which needs no modelling file.
+
+    Raises:
+        DiskFullError: there is no space.
+        IncompatibleModelsError: a settings file is not JSON.
+    """
+    _copy_tokenizer(tokenizer_folder, out, token)
+    write_whole(out / GENERATION_CONFIG_FILE, _json(_settings_of(tokenizer_folder)), token)
+    write_whole(out / CONFIG_FILE, (config.to_json_string() + "\n").encode(), token)
+
+
+def _copy_tokenizer(source: Path, out: Path, token: int) -> None:
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            write_whole(out / name, (source / name).read_bytes(), token)
 
 
 def _auto_map() -> dict[str, str]:

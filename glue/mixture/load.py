@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from glue.mixture.companions import MODELLING_FILE, modelling_source
 from glue.mixture.modeling_glue_model_mixture import GlueModelMixtureConfig, GlueModelMixtureForCausalLM
 from glue.references.folders import read_config
-from glue.specs.errors import IncompatibleModelsError, Problem
+from glue.references.reading import refusal
 
 
 def load_model(folder: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
@@ -37,7 +37,7 @@ def _check_modelling_files(folder: Path) -> None:
     if found != expected:
         strange = sorted(dict(found.items() ^ expected.items()))[0]
         detail = f"{strange} in {folder.name} is not the modelling file that this version writes"
-        raise _refusal("modelling_file", detail, "pull the mixture again, or build it again from its report")
+        raise refusal("modelling_file", detail, "pull the mixture again, or build it again from its report")
 
 
 def _load(kind: Any, folder: Path, dtype: torch.dtype, device: str, **settings: Any) -> PreTrainedModel:
@@ -47,7 +47,7 @@ def _load(kind: Any, folder: Path, dtype: torch.dtype, device: str, **settings: 
         model, findings = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **settings)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         fix = "use a complete causal language model that transformers loads without remote code"
-        raise _refusal("not_loadable", f"{folder.name} cannot be loaded: {error}", fix) from error
+        raise refusal("not_loadable", f"{folder.name} cannot be loaded: {error}", fix) from error
     _check_findings(folder, findings)
     loaded: PreTrainedModel = model.to(device).eval()
     return loaded
@@ -58,8 +58,4 @@ def _check_findings(folder: Path, findings: dict[str, Any]) -> None:
         if findings[kind]:
             first = min(str(key) for key in findings[kind])
             detail = f"{folder.name} has {len(findings[kind])} {kind.replace('_', ' ')}, the first is {first}"
-            raise _refusal(kind, detail, "save the whole model again with save_pretrained()")
-
-
-def _refusal(code: str, detail: str, fix: str) -> IncompatibleModelsError:
-    return IncompatibleModelsError(f"{detail}; {fix}", [Problem("", code, detail, fix)])
+            raise refusal(kind, detail, "save the whole model again with save_pretrained()")

@@ -3,14 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from glue.mixture.build import ExpertSource, build_mixture
 from glue.mixture.router import RouterWeights
-from tests.support.models import VOCABULARY, tiny_llama, tiny_neox, tiny_qwen3
+from tests.support.models import VOCABULARY, tiny_llama, tiny_neox, tiny_qwen3, tiny_tokenizer
 
 WIDTH = 16
 
@@ -87,3 +95,30 @@ def padded(samples: Sequence[Tensor], side: str) -> tuple[Tensor, Tensor]:
         ids[row, place] = sample
         mask[row, place] = 1
     return ids, mask
+
+
+def tiny_mistral(folder: Path, seed: int = 0, **config: Any) -> Path:
+    """A Mistral of two layers and width 16 with a window of eight tokens and a head of its own."""
+    return _tiny(folder, seed, MistralForCausalLM, MistralConfig, {"sliding_window": 8} | config)
+
+
+def tiny_qwen2(folder: Path, seed: int = 0, **config: Any) -> Path:
+    """A Qwen2 of two layers and width 16, with its biases, which are not zero."""
+    return _tiny(folder, seed, Qwen2ForCausalLM, Qwen2Config, config)
+
+
+def _tiny(folder: Path, seed: int, kind: Any, settings: Any, config: dict[str, Any]) -> Path:
+    shape: dict[str, Any] = {
+        "vocab_size": len(VOCABULARY), "hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 256, "pad_token_id": 0,
+        "eos_token_id": 1, "bos_token_id": None, "initializer_range": 0.3,
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = kind(settings(**shape | config))
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter)
+    model.save_pretrained(folder)
+    tiny_tokenizer(folder)
+    return folder

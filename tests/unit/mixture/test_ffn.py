@@ -1,0 +1,201 @@
+"""FFN-level mixtures: stock classes load them, and in closed cases they compute what they must."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from glue.checkpoints.manifest import build_manifest
+from glue.mixture.ffn import build_ffn_mixture
+from glue.mixture.gates import random_gates
+from glue.mixture.load import load_model
+from glue.mixture.writing import ExpertSource
+from glue.specs.errors import IncompatibleModelsError
+from tests.support.mixtures import prompts, silent, tiny_mistral, tiny_qwen2
+from tests.support.models import tiny_llama, tiny_neox, tiny_qwen3
+
+Kind = Callable[..., Path]
+LAYERS, WIDTH = 2, 16
+TARGETS = [
+    pytest.param(tiny_llama, "MixtralForCausalLM", id="llama"),
+    pytest.param(tiny_mistral, "MixtralForCausalLM", id="mistral"),
+    pytest.param(tiny_qwen2, "Qwen2MoeForCausalLM", id="qwen2"),
+    pytest.param(tiny_qwen3, "Qwen3MoeForCausalLM", id="qwen3"),
+]
+# A sum over experts and a fused product round differently from one dense MLP.
+ROUNDING = {"rtol": 1e-4, "atol": 1e-4}
+
+
+def mixed(
+    out: Path,
+    folders: list[Path],
+    *,
+    base: Path | None = None,
+    gates: Tensor | None = None,
+    top_k: int = 2,
+    dtype: str = "float32",
+    shard_bytes: int = 1_000_000,
+) -> Path:
+    build_ffn_mixture(
+        out,
+        [ExpertSource(folder.name, folder) for folder in folders],
+        random_gates(LAYERS, len(folders), WIDTH, seed=5) if gates is None else gates,
+        ExpertSource("base", base) if base else None,
+        folders[0],
+        top_k=top_k,
+        dtype=dtype,
+        shard_bytes=shard_bytes,
+        token=1,
+        progress=silent,
+    )
+    return out
+
+
+def logits(folder: Path, ids: Tensor) -> Tensor:
+    with torch.no_grad():
+        return load_model(folder, torch.float32, "cpu")(ids).logits  # type: ignore[no-any-return]
+
+
+def edited(folder: Path, change: Callable[[str, Tensor], Tensor]) -> Path:
+    tensors = load_file(folder / "model.safetensors")
+    changed = {name: change(name, value).contiguous() for name, value in tensors.items()}
+    save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "architecture"), TARGETS)
+def test_identical_experts_are_the_dense_model(kind: Kind, architecture: str, tmp_path: Path) -> None:
+    dense = kind(tmp_path / "dense")
+    folder = mixed(tmp_path / "mixture", [dense] * 3)
+    assert type(load_model(folder, torch.float32, "cpu")).__name__ == architecture
+    ids = prompts(3, 20)
+    torch.testing.assert_close(logits(folder, ids), logits(dense, ids), **ROUNDING)
+
+
+@pytest.mark.parametrize(("kind", "architecture"), TARGETS)
+def test_a_gate_that_always_chooses_one_gives_its_mlps_on_the_base(
+    kind: Kind, architecture: str, tmp_path: Path
+) -> None:
+    base, first, second = kind(tmp_path / "base", seed=1), kind(tmp_path / "a", seed=2), kind(tmp_path / "b", seed=3)
+    # Equal logits everywhere: the first of equals is asked.
+    folder = mixed(tmp_path / "mixture", [second, first], base=base, gates=torch.zeros(LAYERS, 2, WIDTH), top_k=1)
+    mlps = load_file(second / "model.safetensors")
+    expected = edited(base, lambda name, value: mlps[name] if ".mlp." in name else value)
+    ids = prompts(3, 20)
+    torch.testing.assert_close(logits(folder, ids), logits(expected, ids), **ROUNDING)
+
+
+@pytest.mark.parametrize(("kind", "architecture"), TARGETS)
+def test_a_uniform_gate_over_all_is_the_mean_of_the_mlps(kind: Kind, architecture: str, tmp_path: Path) -> None:
+    base = kind(tmp_path / "base")
+    folders = [
+        edited(kind(tmp_path / name), lambda tensor, value, factor=factor: _scaled(tensor, value, factor))
+        for name, factor in (("a", 0.5), ("b", 2.0))
+    ]
+    folder = mixed(tmp_path / "mixture", folders, base=base, gates=torch.zeros(LAYERS, 2, WIDTH))
+    # An MLP is linear in its down projection: the mean of the outputs is that of the mean of these.
+    expected = edited(base, lambda tensor, value: _scaled(tensor, value, 1.25))
+    ids = prompts(3, 20)
+    torch.testing.assert_close(logits(folder, ids), logits(expected, ids), **ROUNDING)
+
+
+def _scaled(tensor: str, value: Tensor, factor: float) -> Tensor:
+    return value * factor if "down_proj" in tensor else value
+
+
+def test_without_a_base_the_rest_is_the_mean(tmp_path: Path) -> None:
+    folders = [tiny_llama(tmp_path / name, seed=seed) for seed, name in enumerate("abc")]
+    tensors = load_file(mixed(tmp_path / "mixture", folders) / "model.safetensors")
+    sources = [load_file(folder / "model.safetensors") for folder in folders]
+    for name in sources[0]:
+        if ".mlp." not in name:
+            mean = sum(source[name].double() for source in sources) / 3
+            assert torch.equal(tensors[name], mean.float())
+
+
+def test_mixtral_is_written_with_its_own_names(tmp_path: Path) -> None:
+    folders = [tiny_llama(tmp_path / "a", seed=1), tiny_llama(tmp_path / "b", seed=2)]
+    gates = random_gates(LAYERS, 2, WIDTH, seed=9)
+    tensors = load_file(mixed(tmp_path / "mixture", folders, base=folders[0], gates=gates) / "model.safetensors")
+    source = load_file(folders[1] / "model.safetensors")
+    prefix = "model.layers.1.block_sparse_moe"
+    for target, part in (("w1", "gate_proj"), ("w2", "down_proj"), ("w3", "up_proj")):
+        expected = source[f"model.layers.1.mlp.{part}.weight"]
+        assert torch.equal(tensors[f"{prefix}.experts.1.{target}.weight"], expected)
+    assert torch.equal(tensors[f"{prefix}.gate.weight"], gates[1])
+    assert "lm_head.weight" not in tensors
+
+
+def test_the_window_and_the_heads_of_the_dense_model_stay(tmp_path: Path) -> None:
+    config = json.loads((mixed(tmp_path / "m", [tiny_mistral(tmp_path / "a")] * 2) / "config.json").read_text())
+    assert (config["sliding_window"], config["num_local_experts"], config["num_experts_per_tok"]) == (8, 2, 2)
+    wide = tiny_qwen3(tmp_path / "q", head_dim=12)
+    ids = prompts(2, 9)
+    torch.testing.assert_close(logits(mixed(tmp_path / "w", [wide] * 2), ids), logits(wide, ids), **ROUNDING)
+
+
+def test_qwen2_has_a_silent_shared_expert(tmp_path: Path) -> None:
+    tensors = load_file(mixed(tmp_path / "m", [tiny_qwen2(tmp_path / "a")] * 2) / "model.safetensors")
+    shared = [value for name, value in tensors.items() if "shared_expert" in name]
+    assert len(shared) == 4 * LAYERS
+    assert all((value == 0).all() for value in shared)
+
+
+@pytest.mark.parametrize(("kind", "architecture"), TARGETS)
+def test_it_generates_with_its_cache(kind: Kind, architecture: str, tmp_path: Path) -> None:
+    folders = [kind(tmp_path / "a", seed=1), kind(tmp_path / "b", seed=2)]
+    model: Any = load_model(mixed(tmp_path / "mixture", folders), torch.float32, "cpu")
+    ids = prompts(3, 12)
+    cached = model.generate(ids, max_new_tokens=8, min_new_tokens=8)
+    assert torch.equal(cached, model.generate(ids, max_new_tokens=8, min_new_tokens=8, use_cache=False))
+
+
+def test_equal_inputs_give_equal_bytes_and_a_killed_build_goes_on(tmp_path: Path) -> None:
+    folders = [tiny_llama(tmp_path / "a", seed=1), tiny_llama(tmp_path / "b", seed=2)]
+    before = build_manifest(mixed(tmp_path / "one", folders, shard_bytes=10_000))
+    two = mixed(tmp_path / "two", folders, shard_bytes=10_000)
+    assert build_manifest(two) == before
+    sorted(two.glob("*.safetensors"))[1].unlink()
+    assert build_manifest(mixed(two, folders, shard_bytes=10_000)) == before
+
+
+def test_half_precision_is_told_in_the_config(tmp_path: Path) -> None:
+    folder = mixed(tmp_path / "m", [tiny_llama(tmp_path / "a")] * 2, dtype="bfloat16")
+    assert {value.dtype for value in load_file(folder / "model.safetensors").values()} == {torch.bfloat16}
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_other_architectures_are_refused(tmp_path: Path) -> None:
+    neox, llama = tiny_neox(tmp_path / "neox"), tiny_llama(tmp_path / "llama")
+    with pytest.raises(IncompatibleModelsError, match="no stock mixture exists for gpt_neox"):
+        mixed(tmp_path / "m", [neox, neox])
+    with pytest.raises(IncompatibleModelsError, match="differ in architecture"):
+        mixed(tmp_path / "m", [llama, tiny_llama(tmp_path / "wide", intermediate_size=48)])
+    with pytest.raises(IncompatibleModelsError, match="differ in architecture"):
+        mixed(tmp_path / "m", [llama, llama], base=tiny_llama(tmp_path / "theta", rope_theta=5000.0))
+    with pytest.raises(IncompatibleModelsError, match=r"no place for .*bias"):
+        mixed(tmp_path / "m", [tiny_llama(tmp_path / "bias", attention_bias=True)] * 2)
+    with pytest.raises(IncompatibleModelsError, match="slides its window"):
+        mixed(tmp_path / "m", [tiny_qwen3(tmp_path / "slide", use_sliding_window=True, max_window_layers=1)] * 2)
+
+
+def test_embeddings_of_other_lengths_need_a_base(tmp_path: Path) -> None:
+    longer = tiny_llama(tmp_path / "longer", vocab_size=104)
+    llama = tiny_llama(tmp_path / "llama")
+    with pytest.raises(IncompatibleModelsError, match="embed_tokens"):
+        mixed(tmp_path / "m", [llama, longer])
+    ids = prompts(2, 8)
+    assert logits(mixed(tmp_path / "n", [llama, longer], base=llama), ids).shape[-1] == 99
+
+
+def test_numbers_that_do_not_fit_are_a_mistake(tmp_path: Path) -> None:
+    llama = tiny_llama(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"\(2, 2, 16\)"):
+        mixed(tmp_path / "m", [llama, llama], gates=torch.zeros(1, 2, WIDTH))
+    with pytest.raises(ValueError, match="1 to 2"):
+        mixed(tmp_path / "m", [llama, llama], top_k=3)
