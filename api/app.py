@@ -7,6 +7,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from api import openapi, problems
+from api.dashboard import pages
 from api.middleware import Surroundings
 from api.routes import artifacts, events, health, jobs, workers, zoos
 from api.settings import Settings
@@ -40,6 +41,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for resource in (zoos, jobs, events, artifacts, workers):
         app.include_router(resource.router, responses=openapi.PROBLEMS)
     app.include_router(health.router)
+    pages.install(app)
     app.add_middleware(Surroundings)
     problems.install(app)
     openapi.install(app)

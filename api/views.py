@@ -198,10 +198,13 @@ def _progress(status: str, stages: Sequence[schemas.Stage]) -> schemas.Progress:
 
 def _share(stages: Sequence[schemas.Stage]) -> float:
     """The part that is done, from 0 to 1, of one stage of the chain in all its families."""
-    shares = [
-        1.0 if stage.status == "succeeded" else stage.units.finished / max(stage.units.total, 1) for stage in stages
-    ]
-    return sum(shares) / len(shares) if shares else 0.0
+    return sum(map(_stage_share, stages)) / len(stages) if stages else 0.0
+
+
+def _stage_share(stage: schemas.Stage) -> float:
+    # Units that were cancelled have ended too, so in a stage that failed the counts tell nothing.
+    running = stage.units.finished / max(stage.units.total, 1) if stage.status == "running" else 0.0
+    return 1.0 if stage.status == "succeeded" else running
 
 
 def _current(stages: Sequence[schemas.Stage]) -> str | None:
