@@ -5,11 +5,12 @@ TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEER := build/peer/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long check format clean
+.PHONY: help install demo peer test test-long check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -36,10 +37,17 @@ format: $(STAMP) ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: check ## all gates and all tests
+peer: $(PEER) ## mergekit for the parity tests and benchmarks, beside the environment
+
+$(PEER): tests/parity/requirements.txt | $(STAMP)
+	rm -rf build/peer
+	$(BIN)/pip install -q --no-deps --target build/peer -r tests/parity/requirements.txt
+	@touch $@
+
+test: check peer ## all gates and all tests
 	$(BIN)/pytest -m "not long"
 
-test-long: $(STAMP) ## campaigns and long repeats
+test-long: $(STAMP) peer ## campaigns and long repeats
 	$(BIN)/pytest -m long --timeout 7200
 
 clean: ## remove what the demo and the tests left; the environment stays

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -23,12 +24,13 @@ _LEGACY = (r"rotary_emb\.inv_freq$",)
 class Architecture:
     """What transformers' own save of a model with some config would write.
 
-    `shapes` leaves out tied weights, whose names `tied` maps to the weights that they repeat. A checkpoint of the
-    inner model alone has names without `prefix`.
+    `shapes` leaves out tied weights, whose names `tied` maps to the weights that they repeat. `leading` are the
+    tensors that the model uses before its layers. A checkpoint of the inner model alone has names without `prefix`.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     tied: Mapping[str, str]
+    leading: frozenset[str]
     ignorable: tuple[str, ...]
     prefix: str
 
@@ -56,7 +58,12 @@ def _architecture(config: str) -> Architecture:
     stored = revert_weight_conversion(model, kept)
     patterns = (*_LEGACY, *sorted(model._keys_to_ignore_on_load_unexpected or ()))
     shapes = {name: tuple(value.shape) for name, value in stored.items()}
-    return Architecture(shapes, tied, patterns, model.base_model_prefix)
+    return Architecture(shapes, tied, _leading(list(kept)), patterns, model.base_model_prefix)
+
+
+def _leading(names: list[str]) -> frozenset[str]:
+    # Modules stand in a model in the order of their use: what comes before the first layer is used before it.
+    return frozenset(takewhile(lambda name: not re.search(r"\.\d+\.", name), names))
 
 
 def meta_model(config: Mapping[str, Any]) -> PreTrainedModel:

@@ -1,11 +1,12 @@
 """What stands beside the weights: config, tokenizer, generation settings. Knows nothing of tensors."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from glue.checkpoints.disk import write_whole
-from glue.references.folders import CONFIG_FILE, read_config
+from glue.references.folders import CONFIG_FILE
 from glue.references.reading import read_json
 
 TOKENIZER_FILES = (
@@ -28,26 +29,24 @@ _MAX_TOKENIZER_BYTES = 256 * 1024 * 1024
 _LEFT_OUT = ("_name_or_path", "torch_dtype", "auto_map")
 
 
-def saved_config(config: dict[str, Any], dtype: str) -> dict[str, Any]:
+def saved_config(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """The config of a model with these settings stored in `dtype`, as transformers 5 names it."""
     kept = {key: _with_dtype(value, dtype) for key, value in config.items() if key not in _LEFT_OUT}
     return kept | {"dtype": dtype}
 
 
-def copy_companions(source: Path, out: Path, dtype: str, token: int) -> None:
-    """Copy tokenizer and generation settings from a model folder, and its config with the dtype set, the config last.
+def copy_companions(source: Path, out: Path, token: int) -> None:
+    """Copy the tokenizer's files and the generation settings from a model folder.
 
     Raises:
         DiskFullError: there is no space.
-        IncompatibleModelsError: the config is missing or not JSON.
     """
     for name in (*TOKENIZER_FILES, GENERATION_CONFIG_FILE):
         if (source / name).is_file():
             write_whole(out / name, (source / name).read_bytes(), token)
-    write_config(out, saved_config(read_config(source), dtype), token)
 
 
-def write_config(out: Path, config: dict[str, Any], token: int) -> None:
+def write_config(out: Path, config: Mapping[str, Any], token: int) -> None:
     """Write a model's config.json durably, in transformers' form.
 
     Raises:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from glue.checkpoints.companions import copy_companions
+from glue.checkpoints.companions import copy_companions, saved_config, write_config
 from glue.checkpoints.dtypes import config_dtype
 from glue.checkpoints.manifest import MANIFEST_FILE, write_manifest
 from glue.checkpoints.reader import Checkpoint
@@ -115,7 +115,10 @@ def write_recipe(
         told.skip(sum(tensor.bytes for tensor in shard.tensors))
 
     write_shards(out, plan_shards(recipe.tensors, shard_bytes), fill, kept, token)
-    copy_companions(recipe.companions, out, dtype, token)
+    copy_companions(recipe.companions, out, token)
+    if recipe.finish is not None:
+        recipe.finish(out)
+    write_config(out, saved_config(recipe.config, dtype), token)
     with Checkpoint.open(out) as written:
         verify_layout(written, recipe.tensors)
         verify_tokenizer(out, written.config)

@@ -1,8 +1,9 @@
 """What a merge will write, known from headers and configs before any weight is read. Knows no method by name."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,14 +19,17 @@ from glue.specs.expression import Member, Merge, members_of
 
 @dataclass(frozen=True)
 class Recipe:
-    """The tensors of the result in the order in which they are stored, and the tree of each.
+    """The tensors of the result in the order in which they are stored, the tree of each, and the result's config.
 
-    Config, tokenizer and generation settings are taken from the folder `companions`.
+    Tokenizer and generation settings are copied from the folder `companions`; `finish` writes into the result's
+    folder what is not a copy.
     """
 
     tensors: tuple[PlannedTensor, ...]
     plan: Planner
+    config: Mapping[str, Any]
     companions: Path
+    finish: Callable[[Path], None] | None = None
 
 
 def recipe_of(expression: Member | Merge, checkpoints: Mapping[str, Checkpoint], dtype: torch.dtype) -> Recipe:
@@ -45,7 +49,8 @@ def recipe_of(expression: Member | Merge, checkpoints: Mapping[str, Checkpoint],
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise IncompatibleModelsError(f"{problems[0].detail}{more}", problems)
     tensors = tuple(planned(info, dtype) for info in stored[names[0]].values())
-    return Recipe(tensors, plan, checkpoints[names[0]].folder)
+    first = checkpoints[names[0]]
+    return Recipe(tensors, plan, first.config, first.folder)
 
 
 def planned(info: TensorInfo, dtype: torch.dtype) -> PlannedTensor:

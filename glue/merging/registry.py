@@ -47,6 +47,7 @@ class MergeMethod:
     """A registered method.
 
     `fewest` and `most` bound the number of inputs, the base not counted. `prepare` gives the kernel.
+    `starts_at_base` says that what mergekit's files call the base is the first input here.
     """
 
     name: str
@@ -56,6 +57,7 @@ class MergeMethod:
     base: BaseUse
     fewest: int
     most: int | None
+    starts_at_base: bool = False
 
     def check(self, inputs: int, base: bool) -> None:
         """Check the number of inputs and the presence of a base.
@@ -83,6 +85,7 @@ def merge_method(
     base: BaseUse,
     fewest: int = 1,
     most: int | None = None,
+    starts_at_base: bool = False,
 ) -> Callable[[Callable[[Operands[Options, PerInput]], Kernel]], Callable[[Operands[Options, PerInput]], Kernel]]:
     """Register the decorated function as the method of that name."""
 
@@ -91,7 +94,7 @@ def merge_method(
     ) -> Callable[[Operands[Options, PerInput]], Kernel]:
         if name in _METHODS:
             raise ValueError(f"two methods are called {name}")
-        _METHODS[name] = MergeMethod(name, prepare, options, per_input, base, fewest, most)
+        _METHODS[name] = MergeMethod(name, prepare, options, per_input, base, fewest, most, starts_at_base)
         return prepare
 
     return register

@@ -22,7 +22,15 @@ class SlerpOptions(Spec):
     t: Number
 
 
-@merge_method("slerp", options=SlerpOptions, per_input=NoParameters, base=BaseUse.NONE, fewest=2, most=2)
+@merge_method(
+    "slerp",
+    options=SlerpOptions,
+    per_input=NoParameters,
+    base=BaseUse.NONE,
+    fewest=2,
+    most=2,
+    starts_at_base=True,
+)
 def slerp(operands: Operands[SlerpOptions, NoParameters]) -> Kernel:
     """sin((1-t) th)/sin th x_1 + sin(t th)/sin th x_2, th the angle between x_1 and x_2."""
     products = gram(operands.inputs, None, operands.grid)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from glue.checkpoints.reader import Checkpoint
+from glue.merging.aligned import AlignedSource
 from glue.merging.blocks import Block, Grid, Kernel, Source
 from glue.merging.registry import Operands
 from glue.merging.tree import Leaf, Node
@@ -52,6 +53,8 @@ def source_of(node: Node, checkpoints: Mapping[str, Checkpoint], grid: Grid, ten
         IncompatibleModelsError: a model has no such tensor, or one of another shape.
     """
     if isinstance(node, Leaf):
+        if node.rows is not None:
+            return AlignedSource(node.model, node.tensor, node.rows, checkpoints, grid)
         return StoredSource(node, checkpoints[node.model], grid)
     inputs = tuple(source_of(branch, checkpoints, grid, tensor) for branch in node.inputs)
     base = source_of(node.base, checkpoints, grid, tensor) if node.base is not None else None

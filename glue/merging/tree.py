@@ -7,6 +7,7 @@ resolved for that tensor.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from glue.checkpoints.vocabulary import RowMap
 from glue.merging.methods import method_of
 from glue.merging.registry import MergeMethod
 from glue.specs.base import Spec
@@ -15,10 +16,11 @@ from glue.specs.expression import Member, Merge, expression_digest
 
 @dataclass(frozen=True)
 class Leaf:
-    """A stored tensor of a model."""
+    """A stored tensor of a model; `rows` brings an embedding to another vocabulary."""
 
     model: str
     tensor: str
+    rows: RowMap | None = None
 
 
 @dataclass(frozen=True)

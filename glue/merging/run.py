@@ -1,0 +1,75 @@
+"""A merge file run from end to end: models opened, result built beside its place, moved there when it is whole."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from glue.checkpoints.disk import flush_folder
+from glue.checkpoints.reader import Checkpoint
+from glue.checkpoints.writer import Progress
+from glue.merging.engine import write_recipe
+from glue.merging.mergekit_plan import names_of, recipe_of_file, stored_dtype
+from glue.merging.mergekit_yaml import MergekitFile, ModelReference, read_mergekit_file
+from glue.references.folders import folder_commit
+from glue.specs.digests import digest_of
+from glue.specs.errors import InvalidInputError, Problem
+
+# The work folder's name is the digest of the inputs, so two runs that meet there write the same bytes.
+TOKEN = 0
+
+
+def merge_file(path: Path, out: Path, *, shard_bytes: int, seed: int | None, progress: Progress) -> None:
+    """Run the merge file at `path` into the folder `out`, which must not exist yet.
+
+    A run that was killed goes on at its first missing shard when it is started again with the same inputs.
+
+    Raises:
+        InvalidInputError: the file is wrong, a model is not a folder, or `out` exists.
+        IncompatibleModelsError: the models do not fit together, or the result would not be finite.
+        DiskFullError: there is no space; `out` is not there.
+    """
+    file = read_mergekit_file(path)
+    if out.exists():
+        raise _invalid("/out", f"{out} exists already", "remove it, or choose another folder")
+    folders = {reference: model_folder(reference, path.parent) for reference in file.references()}
+    defaults = {} if seed is None else {"seed": seed}
+    with ExitStack() as stack:
+        names = names_of(file)
+        checkpoints = {names[each]: stack.enter_context(Checkpoint.open(folders[each])) for each in names}
+        recipe = recipe_of_file(file, checkpoints, defaults)
+        work = out.with_name(f".{out.name}.{_inputs_digest(file, folders, shard_bytes, seed)[:16]}.partial")
+        write_recipe(
+            recipe,
+            checkpoints,
+            work,
+            dtype=stored_dtype(file, checkpoints),
+            shard_bytes=shard_bytes,
+            token=TOKEN,
+            progress=progress,
+        )
+    work.rename(out)
+    flush_folder(out.parent)
+
+
+def model_folder(reference: ModelReference, relative_to: Path) -> Path:
+    """The folder of a model that a merge file names, relative paths taken from the file's own folder.
+
+    Raises:
+        InvalidInputError: there is no such folder.
+    """
+    folder = (relative_to / reference.model).resolve()
+    if not folder.is_dir():
+        fix = "give a folder; a model of the Hub has to be downloaded first"
+        raise _invalid("/models", f"{reference.model} is not a folder", fix)
+    return folder
+
+
+def _inputs_digest(
+    file: MergekitFile, folders: Mapping[ModelReference, Path], shard_bytes: int, seed: int | None
+) -> str:
+    commits = [folder_commit(folder) for folder in folders.values()]
+    return digest_of({"file": file.as_json(), "models": commits, "shard_bytes": shard_bytes, "seed": seed})
+
+
+def _invalid(pointer: str, detail: str, fix: str) -> InvalidInputError:
+    return InvalidInputError(f"{detail}; {fix}", [Problem(pointer, "merge_file", detail, fix)])
