@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.in_process import InProcess
 from tests.support.main_job import QUICK_RECOVERY, submit, wait, wait_for_stage
-from tests.support.processes import kill
+from tests.support.processes import family, is_running, kill
 from tests.support.services import Service, service
 from tests.support.tiny_zoo import build_tiny_zoo, job_spec
 from workers.embedded.process import wait_for
@@ -16,9 +16,22 @@ from workers.embedded.process import wait_for
 
 def engines(running: Service) -> list[psutil.Process]:
     """The engine processes of all workers."""
-    workers = [psutil.Process(pid) for name, pid in running.pids.items() if name.startswith("worker-")]
-    below = [child for worker in workers for child in worker.children(recursive=True)]
-    return [child for child in below if "workers.engine.main" in child.cmdline()]
+    workers = [pid for name, pid in running.pids.items() if name.startswith("worker-")]
+    return [
+        psutil.Process(pid) for worker in workers for pid in family(worker) if "workers.engine.main" in command_of(pid)
+    ]
+
+
+def command_of(pid: int) -> str:
+    try:
+        return " ".join(psutil.Process(pid).cmdline()[1:])
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def is_whole(running: Service) -> bool:
+    """Whether every part runs, as a supervisor leaves it some time after a fault."""
+    return running.is_ready() and all(is_running(pid) for pid in running.pids.values())
 
 
 def kill_one_worker(running: Service) -> None:
@@ -80,6 +93,7 @@ def test_every_part_killed_one_after_the_other_in_one_job(zoo: Path, expected: s
         job_id = submit(running, zoo)
         for stage, strike in FAULTS.values():
             wait_for_stage(running, job_id, stage)
+            assert wait_for(lambda: is_whole(running), 60)
             strike(running)
         ended = wait(running, job_id)
     assert ended["status"] == "succeeded", ended["error"]
