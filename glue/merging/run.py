@@ -1,6 +1,6 @@
 """A merge file run from end to end: models opened, result built beside its place, moved there when it is whole."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from glue.checkpoints.disk import flush_folder
 from glue.checkpoints.reader import Checkpoint
 from glue.checkpoints.writer import Progress
 from glue.merging.engine import write_recipe
-from glue.merging.mergekit_plan import names_of, recipe_of_file, stored_dtype
+from glue.merging.mergekit_plan import names_of, recipe_of_file, stored_dtype, unused_parameters
 from glue.merging.mergekit_yaml import MergekitFile, ModelReference, read_mergekit_file
 from glue.references.folders import folder_commit
 from glue.specs.digests import digest_of
@@ -18,10 +18,19 @@ from glue.specs.errors import InvalidInputError, Problem
 TOKEN = 0
 
 
-def merge_file(path: Path, out: Path, *, shard_bytes: int, seed: int | None, progress: Progress) -> None:
+def merge_file(
+    path: Path,
+    out: Path,
+    *,
+    shard_bytes: int,
+    seed: int | None,
+    progress: Progress,
+    check: Callable[[Path], None] | None = None,
+) -> None:
     """Run the merge file at `path` into the folder `out`, which must not exist yet.
 
     A run that was killed goes on at its first missing shard when it is started again with the same inputs.
+    `check` looks at the whole result before it gets its name.
 
     Raises:
         InvalidInputError: the file is wrong, a model is not a folder, or `out` exists.
@@ -47,6 +56,8 @@ def merge_file(path: Path, out: Path, *, shard_bytes: int, seed: int | None, pro
             token=TOKEN,
             progress=progress,
         )
+    if check is not None:
+        check(work)
     work.rename(out)
     flush_folder(out.parent)
 
@@ -73,3 +84,14 @@ def _inputs_digest(
 
 def _invalid(pointer: str, detail: str, fix: str) -> InvalidInputError:
     return InvalidInputError(f"{detail}; {fix}", [Problem(pointer, "merge_file", detail, fix)])
+
+
+def notes_on(path: Path) -> tuple[str, ...]:
+    """What somebody who runs this merge file should know, though nothing is wrong with it.
+
+    Raises:
+        InvalidInputError: the file is wrong.
+    """
+    file = read_mergekit_file(path)
+    unused = ", ".join(unused_parameters(file))
+    return (f"{file.merge_method} does not know these parameters, they change nothing: {unused}",) if unused else ()
