@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 from api import schemas
 from api.event_stream import MEDIA_TYPE as EVENT_STREAM_TYPE
 from api.problems import MEDIA_TYPE as PROBLEM_TYPE
-from glue.specs.job import JobRequest
+from glue.specs.job import JobRequest, JobSpec
 from glue.specs.zoo import ZooSpec
 
 DESCRIPTION = """\
@@ -96,7 +96,7 @@ def install(app: FastAPI) -> None:
 
 
 def _own_schemas() -> dict[str, Any]:
-    models: list[type[BaseModel]] = [JobRequest, ZooSpec, schemas.Problem]
+    models: list[type[BaseModel]] = [JobRequest, JobSpec, ZooSpec, schemas.Problem]
     modes = [(model, "validation") for model in models]
     _, definitions = models_json_schema(modes, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     own: dict[str, Any] = definitions["$defs"]

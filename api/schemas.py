@@ -1,12 +1,13 @@
 """The shapes of answers: every field always there, null where there is nothing to say. Knows no table."""
 
 from datetime import datetime
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, WithJsonSchema
 
-from glue.specs.job import JobSpec
-from glue.specs.zoo import ZooSpec
+# Specs are shown as they were stored, also those of another release; the document tells their shape.
+StoredZooSpec = Annotated[dict[str, Any], WithJsonSchema({"allOf": [{"$ref": "#/components/schemas/ZooSpec"}]})]
+StoredJobSpec = Annotated[dict[str, Any], WithJsonSchema({"allOf": [{"$ref": "#/components/schemas/JobSpec"}]})]
 
 JobStatus = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
 StageStatus = Literal["pending", "running", "succeeded", "failed", "cancelled"]
@@ -37,7 +38,7 @@ class Zoo(Answer):
     id: str
     object: Literal["zoo"]
     name: str
-    spec: ZooSpec
+    spec: StoredZooSpec
     digest: str
     created_at: datetime
     updated_at: datetime
@@ -138,7 +139,7 @@ class Job(Answer):
     status: JobStatus
     status_reason: str | None
     status_message: str | None
-    spec: JobSpec
+    spec: StoredJobSpec
     spec_digest: str
     seed: int
     reproducible: bool

@@ -18,7 +18,7 @@ class Settings(BaseSettings):
     to be opened again by its client, after `event_stream`. An empty `redis_url` means: no broker.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     database_url: str = Field(repr=False)
     redis_url: str = Field(default="", repr=False)

@@ -9,8 +9,6 @@ from glue.plans.model_glue import stage_names
 from glue.records import tables
 from glue.records.jobs import StageProgress, UnitView
 from glue.records.workers import WorkerView
-from glue.specs.job import JobSpec
-from glue.specs.zoo import ZooSpec
 
 Row = TypeVar("Row")
 Item = TypeVar("Item")
@@ -42,7 +40,7 @@ def zoo(row: tables.Zoo) -> schemas.Zoo:
         id=row.id,
         object="zoo",
         name=row.name,
-        spec=ZooSpec.parse(row.spec),
+        spec=row.spec,
         digest=_digest(row.digest),
         created_at=row.created_at,
         updated_at=row.updated_at,
@@ -69,7 +67,7 @@ def job(
         status=_literal(row.status),
         status_reason=row.status_reason,
         status_message=_message(row, shown),
-        spec=JobSpec.parse(row.spec),
+        spec=row.spec,
         spec_digest=_digest(row.spec_digest),
         seed=row.seed,
         reproducible=row.reproducible,

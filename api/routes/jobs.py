@@ -15,7 +15,7 @@ from api.problems import RefusalError
 from glue.plans.model_glue import stages_at_submission
 from glue.records import jobs, tables
 from glue.records.artifacts import list_artifacts
-from glue.records.database import Database, database_time
+from glue.records.database import database_time
 from glue.records.errors import NotFoundError
 from glue.records.zoos import get_zoo
 from glue.references.resolve import resolve_job
@@ -39,12 +39,12 @@ def create_job(
     idempotency_key: Annotated[str | None, Header(description="The same key and body submit one job.")] = None,
 ) -> Response:
     """Submit a job. Every mistake that configs and headers tell is told now, all at once."""
+    request = JobRequest.parse(body)
     once = Once(owner, parse_key(idempotency_key), "POST /v1/jobs", body)
     with store.transaction() as session:
         if reply := once.earlier(session):
             return reply
-    request = JobRequest.parse(body)
-    zoo = _zoo(store, owner, request.zoo)
+        zoo = _zoo(session, owner, request.zoo)
     # Outside any transaction: it reads every model's headers.
     spec = resolve_job(request, ZooSpec.parse(zoo.spec), settings.roots, secrets.randbelow(MAX_SEED))
     with store.transaction() as session:
@@ -129,14 +129,13 @@ def _view(session: Session, owner: str, row: tables.Job) -> schemas.Job:
     return views.job(row, stages, progress, artifacts, database_time(session))
 
 
-def _zoo(store: Database, owner: str, name: str) -> tables.Zoo:
-    with store.transaction() as session:
-        try:
-            return get_zoo(session, owner, name)
-        except NotFoundError:
-            detail = f"there is no zoo '{name}'"
-            problem = Problem("/zoo", "unknown_zoo", detail, "store it first with POST /v1/zoos or `glue zoo add`")
-            raise InvalidInputError(detail, [problem]) from None
+def _zoo(session: Session, owner: str, name: str) -> tables.Zoo:
+    try:
+        return get_zoo(session, owner, name)
+    except NotFoundError:
+        detail = f"there is no zoo '{name}'"
+        problem = Problem("/zoo", "unknown_zoo", detail, "store it first with POST /v1/zoos or `glue zoo add`")
+        raise InvalidInputError(detail, [problem]) from None
 
 
 def _label(number: int, text: str) -> tuple[str, str]:

@@ -13,7 +13,9 @@ from glue.references.signature import architecture, tokenizer_digest
 from glue.specs.errors import IncompatibleModelsError, Problem
 from glue.specs.zoo import BASE, ZooSpec
 
-_FLOATS = {"F64", "F32", "F16", "BF16"}
+# How quantised matrices are stored. Masks that older releases saved have more dimensions, position numbers are I64.
+_PACKED = {"I8", "U8", "I16", "U16", "I32", "U32", "F8_E4M3", "F8_E5M2", "F8_E8M0"}
+_PACKED_DIMENSIONS = (2, 3)
 _OTHER_INPUTS = ("vision_config", "audio_config", "speech_config", "image_token_id", "image_token_index")
 
 
@@ -88,7 +90,7 @@ def check_tensors(tensors: Mapping[str, TensorInfo]) -> None:
     """
     if not tensors:
         raise refusal("no_weights", "its weight files hold no tensors", "save the model again")
-    quantised = [info for info in tensors.values() if info.dtype not in _FLOATS and len(info.shape) > 1]
+    quantised = [info for info in tensors.values() if info.dtype in _PACKED and len(info.shape) in _PACKED_DIMENSIONS]
     if quantised:
         detail = f"tensor {quantised[0].name[:200]!r} is stored as {quantised[0].dtype}, so the model is quantised"
         raise refusal("quantised", detail, "give the original model in 16 or 32 bit")

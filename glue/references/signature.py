@@ -25,21 +25,26 @@ _ROPE_NAMES = {
 # What transformers takes where a config is silent; an old config and its newer copy are the same model.
 _ROPE_DEFAULTS = {"rope_theta": 10_000.0, "rope_type": "default"}
 _OTHER_POSITIONS = ("position_embedding_type", "alibi", "use_alibi", "rope_interleaved", "no_rope_layers")
+# Constants that older releases saved beside the parameters: rotary frequencies, causal masks, position numbers.
+_CONSTANTS = re.compile(r"(rotary_emb\.inv_freq|\.(attn|attention)\.(bias|masked_bias)|(^|\.)position_ids)$")
+# With tied embeddings some save the head a second time.
+_TIED_HEAD = re.compile(r"^(lm_head|embed_out)\.weight$")
 _HEADS = ("num_attention_heads", "n_head", "num_heads")
 
 
 def signature(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> str:
     """sha256 that is equal for models that can be merged tensor by tensor.
 
-    Over the architecture class, tensor names and shapes with vocabulary rows left aside, the attention heads
-    (they decide what a projection's rows mean) and the position-encoding settings.
+    Over the architecture class, the parameters' names and shapes with vocabulary rows left aside, the attention
+    heads (they decide what a projection's rows mean) and the position-encoding settings.
     """
     vocabulary = config.get("vocab_size")
-    shapes = {name: _shape(tensor, vocabulary) for name, tensor in tensors.items()}
+    aside = (_CONSTANTS, _TIED_HEAD) if config.get("tie_word_embeddings") is True else (_CONSTANTS,)
+    parameters = {name: info for name, info in tensors.items() if not any(pattern.search(name) for pattern in aside)}
     return digest_of(
         {
             "architecture": architecture(config),
-            "tensors": shapes,
+            "tensors": {name: _shape(info, vocabulary) for name, info in parameters.items()},
             "heads": _heads(config),
             "positions": position_settings(config),
         }

@@ -139,8 +139,13 @@ def test_quantised_tensors_are_refused(tmp_path: Path) -> None:
     assert found == {"/members/0/source": ["quantised"]}
 
 
-def test_an_integer_buffer_is_no_quantised_model(tmp_path: Path) -> None:
-    write_model(tmp_path / "a", tensors=dict(LLAMA_TENSORS) | {"position_ids": ("I64", (16,))})
+def test_saved_constants_are_no_quantised_model(tmp_path: Path) -> None:
+    constants = {
+        "position_ids": ("I64", (1, 16)),
+        "model.layers.0.attention.bias": ("U8", (1, 1, 16, 16)),
+        "model.layers.0.attention.masked_bias": ("F32", ()),
+    }
+    write_model(tmp_path / "a", tensors=dict(LLAMA_TENSORS) | constants)
     assert resolve_job(job(tmp_path), zoo(tmp_path, "a"), [tmp_path], 0).models
 
 

@@ -95,6 +95,28 @@ def test_other_tensors_have_other_signatures(tmp_path: Path, tensors: Tensors) -
     assert signed(tmp_path / "a", LLAMA, tensors) != signed(tmp_path / "b")
 
 
+def test_constants_that_older_releases_saved_do_not_count(tmp_path: Path) -> None:
+    constants = {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": ("F32", (2,)),
+        "gpt_neox.layers.0.attention.bias": ("BOOL", (1, 1, 4, 4)),
+        "transformer.h.0.attn.masked_bias": ("F32", ()),
+        "embeddings.position_ids": ("I64", (1, 4)),
+    }
+    assert signed(tmp_path / "a", LLAMA, dict(LLAMA_TENSORS) | constants) == signed(tmp_path / "b")
+
+
+def test_a_tied_head_that_was_saved_again_does_not_count(tmp_path: Path) -> None:
+    tied = LLAMA | {"tie_word_embeddings": True}
+    without = {name: value for name, value in LLAMA_TENSORS.items() if name != "lm_head.weight"}
+    assert signed(tmp_path / "a", tied) == signed(tmp_path / "b", tied, without)
+    assert signed(tmp_path / "c", tied) != signed(tmp_path / "d")
+
+
+@pytest.mark.parametrize("name", ["model.layers.0.attention.dense.bias", "model.layers.0.attn.c_attn.bias", "bias"])
+def test_biases_are_parameters(tmp_path: Path, name: str) -> None:
+    assert signed(tmp_path / "a", LLAMA, dict(LLAMA_TENSORS) | {name: ("F32", (8,))}) != signed(tmp_path / "b")
+
+
 def test_the_dtype_does_not_count(tmp_path: Path) -> None:
     half = {name: ("BF16", shape) for name, (_, shape) in LLAMA_TENSORS.items()}
     assert signed(tmp_path / "a", LLAMA, half) == signed(tmp_path / "b")
