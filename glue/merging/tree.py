@@ -6,12 +6,14 @@ resolved for that tensor.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from glue.checkpoints.vocabulary import RowMap
+from glue.merging.layers import layer_name
 from glue.merging.methods import method_of
 from glue.merging.registry import MergeMethod
 from glue.specs.base import Spec
-from glue.specs.expression import Member, Merge, expression_digest
+from glue.specs.expression import Member, Merge, depends_on_layer, expression_digest, parameters_at
 
 
 @dataclass(frozen=True)
@@ -50,17 +52,35 @@ def planner(expression: Member | Merge) -> Planner:
         return lambda tensor: Leaf(model, tensor)
     method = method_of(expression.method)
     method.check(len(expression.inputs), expression.base is not None)
-    options = method.options.parse(expression.parameters)
-    each = tuple(method.per_input.parse(part.parameters) for part in expression.inputs)
+    parameters = _parameters(method, expression)
     branches = [planner(part.model) for part in expression.inputs]
     base = planner(expression.base) if expression.base is not None else None
     key = expression_digest(expression)
 
     def plan(tensor: str) -> Node:
         inputs = tuple(branch(tensor) for branch in branches)
+        options, each = parameters(tensor)
         return Operation(method, inputs, base(tensor) if base else None, options, each, key)
 
     return plan
+
+
+def _parameters(method: MergeMethod, expression: Merge) -> Callable[[str], tuple[Spec, tuple[Spec, ...]]]:
+    """From a tensor's name to the options and the inputs' parameters that hold for it; checked at once."""
+
+    @cache
+    def at(layer: int | None) -> tuple[Spec, tuple[Spec, ...]]:
+        options = method.options.parse(parameters_at(expression.parameters, layer))
+        return options, tuple(method.per_input.parse(parameters_at(p.parameters, layer)) for p in expression.inputs)
+
+    by_layer = depends_on_layer(expression)
+    at(None)
+
+    def of(tensor: str) -> tuple[Spec, tuple[Spec, ...]]:
+        name = layer_name(tensor) if by_layer else None
+        return at(name.index if name else None)
+
+    return of
 
 
 def leaves(node: Node) -> Iterator[Leaf]:

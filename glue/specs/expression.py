@@ -16,11 +16,29 @@ class Member(Spec):
     name: Name
 
 
+class ByLayer(Spec):
+    """A parameter that differs by layer: layer l of `layers` takes `groups[l * len(groups) // layers]`.
+
+    `outside` is for everything that is in no layer: embeddings, final norm and head together.
+    """
+
+    layers: int = Field(ge=1)
+    groups: tuple[Number, ...] = Field(min_length=1)
+    outside: Number
+
+    def at(self, layer: int | None) -> float:
+        """The value for a layer, or for what is in none."""
+        return self.outside if layer is None else self.groups[layer * len(self.groups) // self.layers]
+
+
+Parameter = Number | bool | str | ByLayer
+
+
 class Input(Spec):
     """One input of a merge with the parameters that belong to it, such as its weight."""
 
     model: "Expression"
-    parameters: dict[str, Number] = {}
+    parameters: dict[str, Number | ByLayer] = {}
 
 
 class Merge(Spec):
@@ -30,7 +48,7 @@ class Merge(Spec):
     method: str
     inputs: tuple[Input, ...] = Field(min_length=1)
     base: "Expression | None" = None
-    parameters: dict[str, Number | bool | str] = {}
+    parameters: dict[str, Parameter] = {}
 
 
 Expression = Annotated[Member | Merge, Field(discriminator="node")]
@@ -52,6 +70,20 @@ def linear(weights: Mapping[str, float]) -> Member | Merge:
         return Member(name=next(iter(kept)))
     inputs = tuple(Input(model=Member(name=name), parameters={"weight": weight}) for name, weight in kept.items())
     return Merge(method="linear", inputs=inputs)
+
+
+def parameters_at(parameters: Mapping[str, Parameter], layer: int | None) -> dict[str, float | bool | str]:
+    """The parameters as they are in one layer, or outside of all."""
+    return {key: value.at(layer) if isinstance(value, ByLayer) else value for key, value in parameters.items()}
+
+
+def depends_on_layer(expression: Merge) -> bool:
+    """Whether a parameter of this merge itself differs by layer."""
+    own = [
+        *expression.parameters.values(),
+        *(value for part in expression.inputs for value in part.parameters.values()),
+    ]
+    return any(isinstance(value, ByLayer) for value in own)
 
 
 def parse_expression(value: Any) -> Member | Merge:
