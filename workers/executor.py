@@ -56,9 +56,9 @@ class Executor:
         self._thread = Thread(target=self._live, name="executor", daemon=True)
 
     @property
-    def worker_id(self) -> str:
-        """The worker's id in the records."""
-        return self._identity.id
+    def engine_pid(self) -> int | None:
+        """The warm engine's process, if there is one."""
+        return self._engine.pid
 
     def start(self) -> None:
         """Begin to claim."""
@@ -108,12 +108,12 @@ class Executor:
                     return
                 pause = _FIRST_RETRY_SECONDS
             except DBAPIError as error:
-                logger.warning("worker %s: the database does not answer: %s", self.worker_id, brief(error))
+                logger.warning("worker %s: the database does not answer: %s", self._identity.id, brief(error))
                 self._listen(pause)
                 pause = min(2 * pause, _LAST_RETRY_SECONDS)
             except Exception:
                 # The slot outlives every mistake; the unit that met it comes back through the reaper.
-                logger.exception("worker %s: the claim loop failed", self.worker_id)
+                logger.exception("worker %s: the claim loop failed", self._identity.id)
                 self._listen(_LAST_RETRY_SECONDS)
 
     def _rest(self) -> None:

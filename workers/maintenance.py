@@ -11,7 +11,7 @@ from threading import Event, Thread
 from time import monotonic, sleep
 
 from glue.records.database import Database
-from glue.records.leases import reap
+from glue.records.leases import Backoff, reap
 from glue.records.outbox import mark_sent, take_unsent, waiting_classes
 from workers.broker import Announcements, Broker, Carrier
 from workers.listener import Listener
@@ -75,9 +75,10 @@ class Dispatcher:
 class Reaper:
     """Takes the leases of the dead back."""
 
-    def __init__(self, database: Database, every: float, stop: Event) -> None:
+    def __init__(self, database: Database, every: float, backoff: Backoff, stop: Event) -> None:
         self._database = database
         self._every = every
+        self._backoff = backoff
         self._stop = stop
 
     def step(self) -> None:
@@ -90,7 +91,7 @@ class Reaper:
 
     def _reap(self) -> int:
         with self._database.transaction() as session:
-            return reap(session, _BATCH)
+            return reap(session, _BATCH, self._backoff)
 
 
 def repeat(step: Callable[[], None], name: str, stop: Event) -> None:
@@ -112,7 +113,7 @@ def serve(settings: Settings, stop: Event) -> None:
     republish = timedelta(seconds=settings.republish)
     carrier = Broker(settings.redis_url) if settings.redis_url else Announcements(database)
     dispatcher = Dispatcher(database, Listener(settings.database_url), carrier, republish)
-    reaper = Reaper(database, settings.reap, stop)
+    reaper = Reaper(database, settings.reap, Backoff(lost=timedelta(seconds=settings.retry / 2)), stop)
     parts = {"dispatcher": dispatcher.step, "reaper": reaper.step}
     threads = [Thread(target=repeat, args=(step, name, stop), name=name, daemon=True) for name, step in parts.items()]
     for thread in threads:

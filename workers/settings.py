@@ -24,7 +24,8 @@ class Settings(BrokerSettings):
     """Everything a worker or the maintenance process needs. Times in seconds, sizes in bytes.
 
     `engine_memory` is the resident size above which an engine is replaced between units; 0 sets no limit.
-    `drain` is how long a running unit may still take after SIGTERM before it is given back.
+    `drain` is how long a running unit may still take after SIGTERM before it is given back; `retry` is the
+    wait before a failed unit is tried again, doubled by every failure; a lost one waits half as long.
     """
 
     database_url: str = Field(repr=False)
@@ -37,6 +38,7 @@ class Settings(BrokerSettings):
     poll: float = Field(default=30, gt=0, validation_alias="GLUE_POLL_SECONDS")
     republish: float = Field(default=30, gt=0, validation_alias="GLUE_REPUBLISH_SECONDS")
     drain: float = Field(default=5, ge=0, validation_alias="GLUE_DRAIN_SECONDS")
+    retry: float = Field(default=2, ge=0, validation_alias="GLUE_BACKOFF_SECONDS")
     device: Literal["cpu", "cuda"] = Field(default="cpu", validation_alias="GLUE_DEVICE")
     device_memory: int = Field(default=0, ge=0, validation_alias="GLUE_GPU_MEMORY_BYTES")
     engine_memory: int = Field(default=0, ge=0, validation_alias="GLUE_ENGINE_MEMORY_BYTES")

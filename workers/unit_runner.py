@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from time import monotonic, sleep
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ from glue.plans.model_glue import stages_unlocked
 from glue.records import leases
 from glue.records.database import Database
 from glue.records.errors import LeaseLost
-from glue.records.leases import Claim
+from glue.records.leases import Backoff, Claim
 from glue.specs.errors import Fault, Reason
 from glue.specs.plan import UnitOutcome
 from workers.engine.process import (
@@ -46,6 +47,7 @@ class UnitRunner:
         self._settings = settings
         self._database = database
         self._engine = engine
+        self._backoff = Backoff(transient=timedelta(seconds=settings.retry))
 
     def run(self, claim: Claim, lease: Lease, interruption: Interrupt) -> str:
         """Run the unit, write down how it ended, and say so in a few words."""
@@ -64,12 +66,12 @@ class UnitRunner:
         except LeaseLost:
             return _Ending("lost, nothing is written")
         except UnitFailedError as failed:
-            return _failure(claim, failed.error)
+            return self._failure(claim, failed.error)
         except EngineDiedError as died:
-            return _failure(claim, _error(Reason.WORKER_LOST, Fault.TRANSIENT, str(died)))
+            return self._failure(claim, _error(Reason.WORKER_LOST, Fault.TRANSIENT, str(died)))
         except Exception as error:
             logger.exception("%s: the worker failed", described(claim))
-            return _failure(claim, _error(Reason.INTERNAL, Fault.INTERNAL, brief(error)))
+            return self._failure(claim, _error(Reason.INTERNAL, Fault.INTERNAL, brief(error)))
 
     def _outcome(self, claim: Claim, lease: Lease, interruption: Interrupt) -> UnitOutcome:
         cached = self._persist(lambda session: find_cached(session, claim, self._settings.device), lease)
@@ -81,6 +83,14 @@ class UnitRunner:
         # The score comes first: the completion ends the lease that guards it.
         keep_score(session, claim, outcome, self._settings.device)
         leases.complete(session, claim.unit.unit_id, claim.token, outcome, stages_unlocked)
+
+    def _failure(self, claim: Claim, error: dict[str, Any], last: bool = False) -> "_Ending":
+        unit, token, retry = claim.unit.unit_id, claim.token, error["fault"] != Fault.USER
+
+        def write(session: Session) -> None:
+            leases.fail(session, unit, token, error, retry=retry, backoff=self._backoff)
+
+        return _Ending(f"failed ({error['reason']}: {error['detail']})", write, last)
 
     def _settle(self, ending: "_Ending", claim: Claim, lease: Lease) -> str:
         """Write the ending down and say in a word what it was."""
@@ -96,7 +106,7 @@ class UnitRunner:
                 raise
             logger.exception("%s: its ending cannot be stored", described(claim))
             error_json = _error(Reason.INTERNAL, Fault.INTERNAL, brief(error))
-            return self._settle(_failure(claim, error_json, last=True), claim, lease)
+            return self._settle(self._failure(claim, error_json, last=True), claim, lease)
         return ending.word
 
     def _persist(self, write: Callable[[Session], Value], lease: Lease) -> Value:
@@ -127,13 +137,6 @@ class _Ending:
     word: str
     write: Callable[[Session], None] | None = None
     last: bool = False
-
-
-def _failure(claim: Claim, error: dict[str, Any], last: bool = False) -> _Ending:
-    retry = error["fault"] != Fault.USER
-    word = f"failed ({error['reason']}: {error['detail']})"
-    unit, token = claim.unit.unit_id, claim.token
-    return _Ending(word, lambda session: leases.fail(session, unit, token, error, retry=retry), last)
 
 
 def _error(reason: Reason, fault: Fault, detail: str) -> dict[str, Any]:

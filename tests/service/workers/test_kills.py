@@ -81,7 +81,6 @@ def test_a_paused_worker_is_fenced_and_goes_on_with_other_work(
     finished = jobs.units(job_id)[0].finished_at
 
     slot.send_signal(signal.SIGCONT)
-    engine.resume()
     assert all_gone([engine.pid], 5.0)
     assert jobs.attempts(job_id) == ["lost", "succeeded"]
     assert successes(jobs, job_id) == 1

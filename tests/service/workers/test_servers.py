@@ -74,12 +74,17 @@ def test_an_announcement_wakes_an_idle_slot_without_a_broker(alone: Processes, j
     jobs.wait_for_status(jobs.submit({}), "succeeded", seconds=10)
 
 
+@pytest.mark.parametrize("broker_restarts", [False, True])
 def test_a_busy_slot_leaves_messages_to_others(
-    with_broker: Processes, jobs: Jobs, broker: ValkeyServer, tmp_path: Path
+    with_broker: Processes, jobs: Jobs, broker: ValkeyServer, tmp_path: Path, broker_restarts: bool
 ) -> None:
     with_broker.environment |= NEVER
     with_broker.slot()
     idle(with_broker)
+    if broker_restarts:
+        broker.child.stop(signal.SIGKILL, 1.0)
+        broker.start()
+        jobs.wait_for(lambda: with_broker.log("one").count("Connected to redis") > 1)
     job_id = jobs.submit({"do": "wait_for", "path": str(tmp_path / "flag")})
     publish(broker, "cpu", 5)
     jobs.wait_for(lambda: jobs.states(job_id) == ["leased"])
@@ -87,6 +92,15 @@ def test_a_busy_slot_leaves_messages_to_others(
     assert messages(broker, "cpu") == 4
     (tmp_path / "flag").touch()
     jobs.wait_for(lambda: messages(broker, "cpu") == 0, 10)
+
+
+def test_a_retry_that_becomes_due_is_announced_without_a_broker(alone: Processes, jobs: Jobs, tmp_path: Path) -> None:
+    alone.environment |= NEVER | {"GLUE_BACKOFF_SECONDS": "1"}
+    alone.maintenance()
+    alone.slot()
+    job_id = jobs.submit({"do": "fail_once", "path": str(tmp_path / "flag")})
+    jobs.wait_for_status(job_id, "succeeded", seconds=15)
+    assert jobs.attempts(job_id) == ["failed", "succeeded"]
 
 
 def test_messages_in_any_number_change_nothing(
