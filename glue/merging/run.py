@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+from glue.checkpoints.adapter import AdaptedCheckpoint
 from glue.checkpoints.disk import flush_folder
 from glue.checkpoints.reader import Checkpoint
 from glue.checkpoints.writer import Progress
@@ -40,11 +41,11 @@ def merge_file(
     file = read_mergekit_file(path)
     if out.exists():
         raise _invalid("/out", f"{out} exists already", "remove it, or choose another folder")
-    folders = {reference: model_folder(reference, path.parent) for reference in file.references()}
+    folders = {reference: model_folders(reference, path.parent) for reference in file.references()}
     defaults = {} if seed is None else {"seed": seed}
     with ExitStack() as stack:
         names = names_of(file)
-        checkpoints = {names[each]: stack.enter_context(Checkpoint.open(folders[each])) for each in names}
+        checkpoints = {names[each]: stack.enter_context(_opened(folders[each])) for each in names}
         recipe = recipe_of_file(file, checkpoints, defaults)
         work = out.with_name(f".{out.name}.{_inputs_digest(file, folders, shard_bytes, seed)[:16]}.partial")
         write_recipe(
@@ -62,23 +63,30 @@ def merge_file(
     flush_folder(out.parent)
 
 
-def model_folder(reference: ModelReference, relative_to: Path) -> Path:
-    """The folder of a model that a merge file names, relative paths taken from the file's own folder.
+def model_folders(reference: ModelReference, relative_to: Path) -> tuple[Path, ...]:
+    """The folder of a model that a merge file names and that of its adapter, if it has one; relative paths are
+    taken from `relative_to`, the merge file's own folder.
 
     Raises:
         InvalidInputError: there is no such folder.
     """
-    folder = (relative_to / reference.model).resolve()
-    if not folder.is_dir():
-        fix = "give a folder; a model of the Hub has to be downloaded first"
-        raise _invalid("/models", f"{reference.model} is not a folder", fix)
-    return folder
+    named = (reference.model,) if reference.lora is None else (reference.model, reference.lora)
+    folders = tuple((relative_to / name).resolve() for name in named)
+    for name, folder in zip(named, folders, strict=True):
+        if not folder.is_dir():
+            fix = "give a folder; a model of the Hub has to be downloaded first"
+            raise _invalid("/models", f"{name} is not a folder", fix)
+    return folders
+
+
+def _opened(folders: tuple[Path, ...]) -> Checkpoint:
+    return Checkpoint.open(*folders) if len(folders) == 1 else AdaptedCheckpoint.open_adapted(*folders)
 
 
 def _inputs_digest(
-    file: MergekitFile, folders: Mapping[ModelReference, Path], shard_bytes: int, seed: int | None
+    file: MergekitFile, folders: Mapping[ModelReference, tuple[Path, ...]], shard_bytes: int, seed: int | None
 ) -> str:
-    commits = [folder_commit(folder) for folder in folders.values()]
+    commits = [[folder_commit(folder) for folder in each] for each in folders.values()]
     return digest_of({"file": file.as_json(), "models": commits, "shard_bytes": shard_bytes, "seed": seed})
 
 

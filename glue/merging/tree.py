@@ -13,7 +13,7 @@ from glue.merging.layers import layer_name
 from glue.merging.methods import method_of
 from glue.merging.registry import MergeMethod
 from glue.specs.base import Spec
-from glue.specs.expression import Member, Merge, depends_on_layer, expression_digest, parameters_at
+from glue.specs.expression import Member, Merge, expression_digest, layers_named, parameters_at
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,12 @@ def _parameters(method: MergeMethod, expression: Merge) -> Callable[[str], tuple
         options = method.options.parse(parameters_at(expression.parameters, layer))
         return options, tuple(method.per_input.parse(parameters_at(p.parameters, layer)) for p in expression.inputs)
 
-    by_layer = depends_on_layer(expression)
-    at(None)
+    depth = layers_named(expression)
+    for layer in (None, *range(depth)):
+        at(layer)
 
     def of(tensor: str) -> tuple[Spec, tuple[Spec, ...]]:
-        name = layer_name(tensor) if by_layer else None
+        name = layer_name(tensor) if depth else None
         return at(name.index if name else None)
 
     return of

@@ -1,0 +1,175 @@
+"""A LoRA adapter put on its base model while reading, in PEFT's own arithmetic. Knows no method, and needs no PEFT.
+
+Source: LoRA (arXiv 2106.09685): W' = W + s B A, s = alpha / r, or alpha / sqrt(r) with rsLoRA (arXiv 2312.03732).
+As in PEFT's `merge_and_unload` the product is taken in fp32 and the sum is rounded to the dtype of W.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from glue.checkpoints.reader import Checkpoint
+from glue.references.folders import MAX_CONFIG_BYTES, read_config
+from glue.references.headers import TensorInfo, folder_tensors, read_header
+from glue.references.reading import read_json
+from glue.specs.errors import IncompatibleModelsError, InvalidInputError, Problem
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+_PREFIX = "base_model.model."
+_PART = re.compile(r"^(?P<module>.*)\.lora_(?P<kind>embedding_)?(?P<side>[AB])(\.default)?(\.weight)?$")
+# What a LoRA of these kinds does is more than W + s B A.
+_UNSUPPORTED = (
+    "use_dora",
+    "lora_bias",
+    "use_qalora",
+    "use_bdlora",
+    "layer_replication",
+    "trainable_token_indices",
+    "target_parameters",
+    "alora_invocation_tokens",
+    "kasa_config",
+    "velora_config",
+    "monteclora_config",
+    "arrow_config",
+)
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The change of one weight, of shape `rows x columns`: `scale` times left @ right, both fp32."""
+
+    left: Tensor
+    right: Tensor
+    scale: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the weight that it changes."""
+        return self.left.shape[0], self.right.shape[1]
+
+    def flat(self, start: int, stop: int) -> Tensor:
+        """The elements from `start` to before `stop` of the flattened change, in fp32."""
+        columns = self.right.shape[1]
+        first, last = start // columns, -(-stop // columns)
+        change = (self.left[first:last] @ self.right) * self.scale
+        return change.flatten()[start - first * columns : stop - first * columns]
+
+
+class AdaptedCheckpoint(Checkpoint):
+    """A model folder read as if the adapter had been merged into it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: dict[str, Any],
+        tensors: dict[str, TensorInfo],
+        changes: Mapping[str, LowRank] | None = None,
+    ) -> None:
+        super().__init__(folder, config, tensors)
+        self._changes = changes or {}
+
+    @classmethod
+    def open_adapted(cls, folder: Path, adapter: Path) -> Self:
+        """Open a model folder with an adapter's folder on top of it.
+
+        Raises:
+            IncompatibleModelsError: either is incomplete, or the adapter does not fit the model.
+            InvalidInputError: the adapter is of a kind that is not supported.
+        """
+        settings = _settings(adapter)
+        tensors = folder_tensors(folder)
+        stored = {_plain(name): info for name, info in read_header(adapter / ADAPTER_WEIGHTS).tensors.items()}
+        replaced = {name: info for name, info in stored.items() if name in tensors}
+        sides = {name: _PART.match(name) for name in stored if name not in tensors}
+        strange = sorted(name for name, part in sides.items() if part is None)
+        if strange:
+            raise IncompatibleModelsError(f"the adapter changes {strange[0]}, which the model does not have")
+        with Checkpoint(adapter, {}, stored) as source:
+            changes = _changes(source, [part for part in sides.values() if part], tensors, settings)
+        infos = {name: TensorInfo(name, i.dtype, i.shape, i.file, i.start, i.end) for name, i in replaced.items()}
+        return cls(folder, read_config(folder), tensors | infos, changes)
+
+    def read_flat(self, name: str, start: int, stop: int) -> Tensor:
+        """The elements from `start` to before `stop` of the flattened, changed tensor, in its own dtype."""
+        stored = super().read_flat(name, start, stop)
+        change = self._changes.get(name)
+        if change is None:
+            return stored
+        return (stored.to(torch.float32) + change.flat(start, stop)).to(stored.dtype)
+
+
+def _settings(adapter: Path) -> dict[str, Any]:
+    if not (adapter / ADAPTER_CONFIG).is_file():
+        raise _unsupported(f"{adapter.name} has no {ADAPTER_CONFIG}: it is no adapter")
+    if not (adapter / ADAPTER_WEIGHTS).is_file():
+        raise _unsupported(f"{adapter.name} has no {ADAPTER_WEIGHTS}; save the adapter as safetensors")
+    settings = read_json(adapter / ADAPTER_CONFIG, MAX_CONFIG_BYTES)
+    if settings.get("peft_type") != "LORA":
+        raise _unsupported(f"{adapter.name} is an adapter of type {settings.get('peft_type')}, only LORA is supported")
+    used = [key for key in _UNSUPPORTED if settings.get(key)]
+    if settings.get("bias", "none") != "none":
+        used.append("bias")
+    if used:
+        raise _unsupported(f"{adapter.name} uses {', '.join(used)}; merge it into its base with PEFT first")
+    return settings
+
+
+def _changes(
+    source: Checkpoint, parts: list[re.Match[str]], tensors: Mapping[str, TensorInfo], settings: Mapping[str, Any]
+) -> dict[str, LowRank]:
+    sides: dict[str, dict[str, Tensor]] = {}
+    embeddings = {part["module"] for part in parts if part["kind"]}
+    for part in parts:
+        sides.setdefault(part["module"], {})[part["side"]] = source.read(part.string, torch.float32)
+    return {
+        f"{module}.weight": _low_rank(module, pair, module in embeddings, tensors, settings)
+        for module, pair in sides.items()
+    }
+
+
+def _low_rank(
+    module: str,
+    pair: Mapping[str, Tensor],
+    embedding: bool,
+    tensors: Mapping[str, TensorInfo],
+    settings: Mapping[str, Any],
+) -> LowRank:
+    info = tensors.get(f"{module}.weight")
+    if info is None or pair.keys() != {"A", "B"}:
+        raise IncompatibleModelsError(
+            f"the adapter changes {module}, which the model does not have, or only half of it"
+        )
+    rank = pair["A"].shape[0]
+    alpha = _alpha(module, settings)
+    scale = alpha / math.sqrt(rank) if settings.get("use_rslora") else alpha / rank
+    turned = embedding or bool(settings.get("fan_in_fan_out"))
+    left, right = (pair["A"].T, pair["B"].T) if turned else (pair["B"], pair["A"])
+    change = LowRank(left.contiguous(), right.contiguous(), scale)
+    if change.shape != info.shape:
+        raise IncompatibleModelsError(f"the adapter's change of {module} has shape {change.shape}, not {info.shape}")
+    return change
+
+
+def _alpha(module: str, settings: Mapping[str, Any]) -> float:
+    patterns = settings.get("alpha_pattern") or {}
+    found = next((key for key in patterns if re.match(rf"(.*\.)?({key})$", module)), None)
+    return float(patterns[found] if found is not None else settings["lora_alpha"])
+
+
+def _plain(name: str) -> str:
+    plain = name.removeprefix(_PREFIX)
+    for infix in (".base_layer", ".modules_to_save.default", ".modules_to_save"):
+        plain = plain.replace(infix, "")
+    return plain
+
+
+def _unsupported(detail: str) -> InvalidInputError:
+    return InvalidInputError(detail, [Problem("", "adapter", detail)])
