@@ -77,13 +77,13 @@ def parameters_at(parameters: Mapping[str, Parameter], layer: int | None) -> dic
     return {key: value.at(layer) if isinstance(value, ByLayer) else value for key, value in parameters.items()}
 
 
-def depends_on_layer(expression: Merge) -> bool:
-    """Whether a parameter of this merge itself differs by layer."""
+def layers_named(expression: Merge) -> int:
+    """The number of layers that this merge's own parameters speak of; 0 when none differs by layer."""
     own = [
         *expression.parameters.values(),
         *(value for part in expression.inputs for value in part.parameters.values()),
     ]
-    return any(isinstance(value, ByLayer) for value in own)
+    return max((value.layers for value in own if isinstance(value, ByLayer)), default=0)
 
 
 def parse_expression(value: Any) -> Member | Merge:

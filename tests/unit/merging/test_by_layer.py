@@ -35,12 +35,7 @@ def test_groups_of_layers_and_what_is_in_none(tmp_path: Path) -> None:
 
 def test_a_value_that_no_layer_may_have_is_refused(tmp_path: Path) -> None:
     opened = {name: Checkpoint.open(tiny_llama(tmp_path / name)) for name in "ab"}
-    wrong = Merge(
-        method="ties",
-        base=Member(name="a"),
-        inputs=(
-            Input(model=Member(name="b"), parameters={"density": ByLayer(layers=2, groups=(0.5, 7.0), outside=1)}),
-        ),
-    )
-    with pytest.raises(InvalidInputError, match="density"):
-        evaluate(wrong, opened, "model.layers.1.mlp.up_proj.weight")
+    density = ByLayer(layers=2, groups=(0.5, 7.0), outside=1)
+    part = Input(model=Member(name="b"), parameters={"weight": 1.0, "density": density})
+    with pytest.raises(InvalidInputError, match="less than or equal to 1"):
+        evaluate(Merge(method="ties", base=Member(name="a"), inputs=(part,)), opened, "model.norm.weight")
