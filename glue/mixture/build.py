@@ -3,7 +3,6 @@
 The folder loads with transformers alone: config with `auto_map`, the modelling file, tokenizer, weights.
 """
 
-import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,14 +12,15 @@ from typing import Any
 
 from torch import Tensor
 
-from glue.checkpoints.architecture import Architecture, architecture_of, meta_model, stored_tensors
-from glue.checkpoints.companions import highest_token_id, saved_config
+from glue.checkpoints.companions import highest_token_id
 from glue.checkpoints.dtypes import config_dtype, torch_dtype
 from glue.checkpoints.reader import Checkpoint
 from glue.checkpoints.shards import PlannedTensor
 from glue.checkpoints.writer import Progress
 from glue.mixture.companions import write_companions
+from glue.mixture.dense import part_config, untied_tensors
 from glue.mixture.modeling_glue_model_mixture import GlueModelMixtureConfig
+from glue.mixture.modelling import MODEL_LEVEL
 from glue.mixture.router import RouterWeights, embedding_tensor
 from glue.mixture.writing import ExpertSource, Output, write_mixture
 from glue.references.reading import refusal
@@ -80,18 +80,12 @@ def build_mixture(
             Output(out, shard_bytes, token, progress),
             planned,
             partial(_produce, {origin.planned.name: origin for origin in origins}, weights),
-            partial(write_companions, out, config, folders, tokenizer_folder, token),
+            partial(write_companions, out, MODEL_LEVEL, config, folders, tokenizer_folder, token),
         )
 
 
 def _expert_origins(index: int, name: str, checkpoint: Checkpoint, dtype: str) -> list[_Origin]:
-    _check_cache(name, checkpoint.config)
-    architecture = architecture_of(checkpoint.config)
-    stored = stored_tensors(architecture, checkpoint.tensors, name)
-    sources = {architecture.canonical(tensor): tensor for tensor in stored}
-    # A tied head is written once more: loaded as part of a larger model it would not be tied again.
-    sources |= {head: sources[source] for head, source in architecture.tied.items()}
-    _check_untied(name, sources, architecture_of(_untied(checkpoint.config)))
+    sources = untied_tensors(name, checkpoint)
     return [_origin(f"experts.{index}.{target}", checkpoint, source, dtype) for target, source in sources.items()]
 
 
@@ -100,22 +94,6 @@ def _origin(name: str, checkpoint: Checkpoint, source: str, dtype: str) -> _Orig
     own = torch_dtype(info.dtype)
     stored = config_dtype(dtype) if own.is_floating_point else own
     return _Origin(checkpoint, source, PlannedTensor(name, info.shape, stored))
-
-
-def _untied(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {**config, "tie_word_embeddings": False}
-
-
-def _check_untied(model: str, sources: Mapping[str, str], untied: Architecture) -> None:
-    if untied.tied or untied.shapes.keys() != sources.keys():
-        fix = "use an expert whose architecture allows tie_word_embeddings: false"
-        raise refusal("tied_weights", f"{model} ties weights that cannot be stored apart", fix)
-
-
-def _check_cache(model: str, config: Mapping[str, Any]) -> None:
-    if "past_key_values" not in inspect.signature(meta_model(config).forward).parameters:
-        fix = "use experts that take past_key_values"
-        raise refusal("no_cache", f"{model} keeps no key-value cache, so it cannot generate in a mixture", fix)
 
 
 def _router_embedding(checkpoint: Checkpoint) -> _Origin:
@@ -146,7 +124,7 @@ def _config(
         raise ValueError(f"each sample can ask 1 to {len(experts)} experts, not {top_k}")
     rows, hidden = embedding.planned.shape
     config = GlueModelMixtureConfig(
-        experts=[_expert_config(config, dtype) for config in configs],
+        experts=[part_config(config, dtype) for config in configs],
         expert_names=[expert.name for expert in experts],
         experts_per_token=top_k,
         router_vocab_size=rows,
@@ -157,12 +135,6 @@ def _config(
     config.vocab_size = max(expert.vocab_size for expert in own)
     config.num_hidden_layers = max(expert.num_hidden_layers for expert in own)
     return config
-
-
-def _expert_config(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    # The mixture's own dtype is that of all experts, and the version that saved an expert says nothing of it.
-    saved = saved_config(_untied(config), dtype)
-    return {key: value for key, value in saved.items() if key not in {"dtype", "transformers_version"}}
 
 
 def _check_vocabularies(

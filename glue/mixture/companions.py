@@ -9,26 +9,23 @@ from transformers import PreTrainedConfig
 
 from glue.checkpoints.companions import GENERATION_CONFIG_FILE, TOKENIZER_FILES
 from glue.checkpoints.disk import write_whole
-from glue.mixture import modeling_glue_model_mixture
-from glue.mixture.modeling_glue_model_mixture import GlueModelMixtureConfig, GlueModelMixtureForCausalLM
+from glue.mixture.modelling import Modelling
 from glue.references.folders import CONFIG_FILE, read_config
 from glue.references.reading import read_json
-
-MODELLING_FILE = "modeling_glue_model_mixture.py"
 
 _MAX_SETTINGS_BYTES = 1024 * 1024
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def modelling_source() -> bytes:
-    """The modelling file as it travels with every mixture."""
-    return Path(modeling_glue_model_mixture.__file__).read_bytes()
-
-
 def write_companions(
-    out: Path, config: GlueModelMixtureConfig, experts: Sequence[Path], tokenizer_folder: Path, token: int
+    out: Path,
+    modelling: Modelling,
+    config: PreTrainedConfig,
+    experts: Sequence[Path],
+    tokenizer_folder: Path,
+    token: int,
 ) -> None:
-    """Write everything but the weights, the config last.
+    """Write everything but the weights of a mixture with a modelling file of ours, the config last.
 
     Generation settings are those of the model in `tokenizer_folder`; generation ends with the end token of any
     expert.
@@ -38,11 +35,11 @@ def write_companions(
         IncompatibleModelsError: a settings file is not JSON.
     """
     _copy_tokenizer(tokenizer_folder, out, token)
-    write_whole(out / MODELLING_FILE, modelling_source(), token)
+    write_whole(out / modelling.file, modelling.source(), token)
     settings = _generation_settings(tokenizer_folder, experts)
     write_whole(out / GENERATION_CONFIG_FILE, _json(settings), token)
-    config.architectures = [GlueModelMixtureForCausalLM.__name__]
-    config.auto_map = _auto_map()
+    config.architectures = [modelling.model.__name__]
+    config.auto_map = modelling.auto_map()
     for name in _TOKEN_IDS:
         setattr(config, name, settings.get(name))
     write_whole(out / CONFIG_FILE, (config.to_json_string() + "\n").encode(), token)
@@ -64,14 +61,6 @@ def _copy_tokenizer(source: Path, out: Path, token: int) -> None:
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             write_whole(out / name, (source / name).read_bytes(), token)
-
-
-def _auto_map() -> dict[str, str]:
-    module = MODELLING_FILE.removesuffix(".py")
-    return {
-        "AutoConfig": f"{module}.{GlueModelMixtureConfig.__name__}",
-        "AutoModelForCausalLM": f"{module}.{GlueModelMixtureForCausalLM.__name__}",
-    }
 
 
 def _generation_settings(tokenizer_folder: Path, experts: Sequence[Path]) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from glue.mixture.companions import MODELLING_FILE, modelling_source
-from glue.mixture.modeling_glue_model_mixture import GlueModelMixtureConfig, GlueModelMixtureForCausalLM
+from glue.mixture.modelling import Modelling, modelling_of
 from glue.references.folders import read_config
 from glue.references.reading import refusal
 
@@ -24,15 +23,15 @@ def load_model(folder: Path, dtype: torch.dtype, device: str) -> PreTrainedModel
         IncompatibleModelsError: a mixture's modelling file is not ours, no stock architecture fits, or weights
             are missing, unexpected or of the wrong shape.
     """
-    config = read_config(folder)
-    if config.get("model_type") == GlueModelMixtureConfig.model_type:
-        _check_modelling_files(folder)
-        return _load(GlueModelMixtureForCausalLM, folder, dtype, device)
-    return _load(AutoModelForCausalLM, folder, dtype, device, trust_remote_code=False)
+    modelling = modelling_of(read_config(folder).get("model_type"))
+    if modelling is None:
+        return _load(AutoModelForCausalLM, folder, dtype, device, trust_remote_code=False)
+    _check_modelling_files(folder, modelling)
+    return _load(modelling.model, folder, dtype, device)
 
 
-def _check_modelling_files(folder: Path) -> None:
-    expected = {MODELLING_FILE: hashlib.sha256(modelling_source()).hexdigest()}
+def _check_modelling_files(folder: Path, modelling: Modelling) -> None:
+    expected = {modelling.file: hashlib.sha256(modelling.source()).hexdigest()}
     found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.py")}
     if found != expected:
         strange = sorted(dict(found.items() ^ expected.items()))[0]

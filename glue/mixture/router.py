@@ -7,14 +7,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from glue.checkpoints.architecture import architecture_of, meta_model, stored_tensors
 from glue.checkpoints.reader import Checkpoint
 
-# Features for prototypes are pooled by the function that the finished model runs.
+# Features for prototypes are pooled by the functions that the finished models run.
+from glue.mixture.modeling_glue_block_mixture import pool_states
 from glue.mixture.modeling_glue_model_mixture import pool_features
 
-__all__ = ["RouterWeights", "embedding_tensor", "pool_features", "prototypes", "read_embedding"]
+__all__ = [
+    "RouterWeights",
+    "embedding_tensor",
+    "layer_prototypes",
+    "pool_features",
+    "pool_layer_states",
+    "prototypes",
+    "read_embedding",
+]
 
 _SMALLEST_LENGTH = 1e-8
 
@@ -48,6 +58,24 @@ def prototypes(features: Tensor, assignment: Sequence[int | None], experts: int)
     directions = means - centre
     lengths = directions.norm(dim=-1, keepdim=True).clamp(min=_SMALLEST_LENGTH)
     return RouterWeights((directions / lengths).float(), centre.float())
+
+
+def layer_prototypes(states: Tensor, assignment: Sequence[int | None], experts: int) -> RouterWeights:
+    """The same for routers in layers: `states` is contexts x layers x hidden; weights get a dimension of layers first.
+
+    Raises:
+        ValueError: lengths differ, or an expert has no context.
+    """
+    routers = [prototypes(layer, assignment, experts) for layer in states.unbind(1)]
+    weight = torch.stack([router.weight for router in routers])
+    return RouterWeights(weight, torch.stack([router.centre for router in routers]))
+
+
+@torch.no_grad()
+def pool_layer_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """The mean state that enters each layer of a dense model: samples x layers x hidden, float32."""
+    output = model(input_ids, attention_mask=attention_mask, output_hidden_states=True, use_cache=False)
+    return torch.stack([pool_states(states, attention_mask) for states in output.hidden_states[:-1]], dim=1)
 
 
 def read_embedding(folder: Path) -> Tensor:

@@ -4,15 +4,24 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from torch import Tensor
 
-from tests.support.mixtures import MixtureFolders, padded, prompts
+from glue.mixture.block import build_block_mixture
+from glue.mixture.ffn import build_ffn_mixture
+from glue.mixture.gates import random_gates
+from glue.mixture.load import load_model
+from glue.mixture.router import RouterWeights
+from glue.mixture.writing import ExpertSource
+from tests.support.mixtures import MixtureFolders, padded, prompts, silent
+from tests.support.models import tiny_llama
 
 SCRIPT = """
-import importlib.util, json, logging, sys, warnings
+import json, logging, sys, warnings
 
 class OurPackagesAreMissing:
     def find_spec(self, name, path=None, target=None):
@@ -40,64 +49,88 @@ class Complain(logging.Handler):
 transformers_logging.disable_progress_bar()
 transformers_logging.add_handler(Complain())
 torch.set_num_threads(1)
-folder, request = sys.argv[1], json.loads(sys.argv[2])
-model, findings = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
-tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+request = json.loads(sys.argv[1])
 ids, mask = torch.tensor(request["ids"]), torch.tensor(request["mask"])
-answers = model.generate(ids, attention_mask=mask, max_new_tokens=8)
-model.train()
-output = model(ids, attention_mask=mask, labels=ids)
-output.loss.backward()
-optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-optimizer.step()
-model.eval().save_pretrained(sys.argv[3])
-again = AutoModelForCausalLM.from_pretrained(sys.argv[3], trust_remote_code=True)
-with torch.no_grad():
-    same = torch.equal(again(ids, attention_mask=mask).logits, model(ids, attention_mask=mask).logits)
-print(json.dumps({
-    "findings": {kind: sorted(keys) for kind, keys in findings.items()},
-    "answers": answers.tolist(),
-    "routing": output.routing.tolist(),
-    "round_trip": same,
-    "text": tokenizer.decode(tokenizer("12+3=")["input_ids"]),
-}))
+
+def examine(folder, out):
+    model, findings = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    answers = model.generate(ids, attention_mask=mask, max_new_tokens=8)
+    model.train()
+    output = model(ids, attention_mask=mask, labels=ids)
+    output.loss.backward()
+    torch.optim.SGD(model.parameters(), lr=1e-3).step()
+    model.eval().save_pretrained(out)
+    again = AutoModelForCausalLM.from_pretrained(out, trust_remote_code=True)
+    with torch.no_grad():
+        same = torch.equal(again(ids, attention_mask=mask).logits, model(ids, attention_mask=mask).logits)
+    return {
+        "findings": {kind: sorted(keys) for kind, keys in findings.items()},
+        "answers": answers.tolist(),
+        "routing": output.routing.tolist() if "routing" in output else None,
+        "round_trip": same,
+        "text": tokenizer.decode(tokenizer("12+3=")["input_ids"]),
+    }
+
+print(json.dumps({name: examine(folder, f"saved-{name}") for name, folder in request["folders"].items()}))
 """
 
 
+LEVELS = ("model", "block", "ffn")
+
+
 @pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory, built: MixtureFolders) -> dict[str, object]:
+def folders(tmp_path_factory: pytest.TempPathFactory, built: MixtureFolders) -> dict[str, Path]:
+    """A mixture of each level."""
+    root = tmp_path_factory.mktemp("levels")
+    experts = [ExpertSource(name, tiny_llama(root / name, seed=seed)) for seed, name in enumerate("ab")]
+    own = {"dtype": "float32", "shard_bytes": 1_000_000, "token": 1, "progress": silent}
+    tokenizer = experts[0].folder
+    router = RouterWeights(random_gates(2, 2, 16, seed=1), torch.zeros(2, 16))
+    build_block_mixture(root / "block", experts, router, None, tokenizer, top_k=1, **own)
+    build_ffn_mixture(root / "ffn", experts, random_gates(2, 2, 16, seed=1), None, tokenizer, top_k=2, **own)
+    return {"model": built.folder, "block": root / "block", "ffn": root / "ffn"}
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory, folders: dict[str, Path]) -> dict[str, Any]:
+    """What the bare process found, for each level."""
     root = tmp_path_factory.mktemp("bare")
     ids, mask = _batch()
-    request = json.dumps({"ids": ids.tolist(), "mask": mask.tolist()})
+    named = {level: str(folder) for level, folder in folders.items()}
+    request = json.dumps({"ids": ids.tolist(), "mask": mask.tolist(), "folders": named})
     # -P and a folder elsewhere: nothing of ours is found by the current directory.
-    command = [sys.executable, "-P", "-c", SCRIPT, str(built.folder), request, str(root / "saved")]
+    command = [sys.executable, "-P", "-c", SCRIPT, request]
     environment = {"HOME": str(root), "HF_HOME": str(root / "hf"), "HF_HUB_OFFLINE": "1", "PATH": os.environ["PATH"]}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
-def _batch() -> tuple[torch.Tensor, torch.Tensor]:
+def _batch() -> tuple[Tensor, Tensor]:
     return padded([prompts(1, length, seed=length)[0] for length in (9, 4, 7, 12, 5, 8)], "left")
 
 
-def test_nothing_is_missing_or_unexpected(bare: dict[str, object]) -> None:
-    assert set(map(tuple, bare["findings"].values())) == {()}  # type: ignore[attr-defined]
+@pytest.mark.parametrize("level", LEVELS)
+def test_nothing_is_missing_or_unexpected(bare: dict[str, Any], level: str) -> None:
+    assert not any(bare[level]["findings"].values())
 
 
-def test_it_generates_the_same(bare: dict[str, object], model: PreTrainedModel) -> None:
+@pytest.mark.parametrize("level", LEVELS)
+def test_it_generates_and_routes_the_same(bare: dict[str, Any], folders: dict[str, Path], level: str) -> None:
     ids, mask = _batch()
-    assert bare["answers"] == model.generate(ids, attention_mask=mask, max_new_tokens=8).tolist()
+    model: Any = load_model(folders[level], torch.float32, "cpu")
+    assert bare[level]["answers"] == model.generate(ids, attention_mask=mask, max_new_tokens=8).tolist()
+    if level != "ffn":
+        assert bare[level]["routing"] == model.route(ids, mask).tolist()
 
 
-def test_it_routes_the_same(bare: dict[str, object], model: PreTrainedModel) -> None:
-    ids, mask = _batch()
-    assert bare["routing"] == model.route(ids, mask).tolist()
+@pytest.mark.parametrize("level", LEVELS)
+def test_it_trains_saves_and_loads_again(bare: dict[str, Any], level: str) -> None:
+    assert bare[level]["round_trip"] is True
 
 
-def test_it_trains_saves_and_loads_again(bare: dict[str, object]) -> None:
-    assert bare["round_trip"] is True
-
-
-def test_the_tokenizer_came_along(bare: dict[str, object]) -> None:
-    assert bare["text"] == "12+3="
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_tokenizer_came_along(bare: dict[str, Any], level: str) -> None:
+    assert bare[level]["text"] == "12+3="

@@ -1,0 +1,112 @@
+"""Dense models as parts of a mixture: complete, comparable, with heads that can stand alone. Knows no router."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from glue.checkpoints.architecture import architecture_of, meta_model, stored_tensors
+from glue.checkpoints.companions import saved_config
+from glue.checkpoints.reader import Checkpoint
+from glue.references.headers import TensorInfo
+from glue.references.reading import refusal
+from glue.references.signature import signature
+
+Shape = tuple[int, ...]
+
+
+class DenseModel:
+    """A complete dense model under its full tensor names; tied weights are left out, or repeated if `untied`.
+
+    Raises:
+        IncompatibleModelsError: it is not a complete causal language model of a stock architecture.
+    """
+
+    def __init__(self, name: str, checkpoint: Checkpoint, *, untied: bool = False) -> None:
+        self.name = name
+        self.checkpoint = checkpoint
+        self.config: PreTrainedConfig = meta_model(checkpoint.config).config
+        sources = untied_tensors(name, checkpoint) if untied else _own_tensors(name, checkpoint)
+        self.tensors: dict[str, TensorInfo] = {target: checkpoint.info(source) for target, source in sources.items()}
+        self.signature = signature(checkpoint.config, self.tensors)
+
+    def read(self, tensor: str) -> Tensor:
+        """The tensor of that full name, in its own dtype."""
+        return self.checkpoint.read(self.tensors[tensor].name)
+
+    def check_shape(self, tensor: str, shape: Shape) -> None:
+        """Check that the tensor exists and has that shape.
+
+        Raises:
+            IncompatibleModelsError: it has not.
+        """
+        found = self.tensors.get(tensor)
+        if found is None or found.shape != shape:
+            detail = f"{self.name} has {tensor} {f'of shape {found.shape}' if found else 'not at all'}, not {shape}"
+            raise refusal("shape", detail, "all experts and the base have to have equal shapes")
+
+
+def check_alike(models: Sequence[DenseModel], level: str) -> None:
+    """Check that layers and MLPs of one model mean the same in another.
+
+    Raises:
+        IncompatibleModelsError: they do not.
+    """
+    first = models[0]
+    for other in models[1:]:
+        acts = {getattr(model.config, "hidden_act", None) for model in (first, other)}
+        if other.signature != first.signature or len(acts) > 1:
+            detail = f"{other.name} and {first.name} differ in architecture, shapes, heads or positions"
+            fix = f"experts of level {level} have to come from one architecture; or use level model"
+            raise refusal("signature", detail, fix)
+
+
+def mean_tensor(tensor: str, models: Sequence[DenseModel]) -> Tensor:
+    """The mean over the models in double precision; of one model, its values."""
+    total = models[0].read(tensor).double()
+    for model in models[1:]:
+        total += model.read(tensor)
+    return total / len(models)
+
+
+def untied_tensors(name: str, checkpoint: Checkpoint) -> dict[str, str]:
+    """Full tensor name to stored name of a model that becomes part of a larger one.
+
+    A tied head is named once more: loaded inside a larger model it would not be tied again.
+
+    Raises:
+        IncompatibleModelsError: the model is incomplete, cannot be untied or keeps no key-value cache.
+    """
+    _check_cache(name, checkpoint.config)
+    sources = _own_tensors(name, checkpoint)
+    sources |= {head: sources[source] for head, source in architecture_of(checkpoint.config).tied.items()}
+    untied = architecture_of(_untied(checkpoint.config))
+    if untied.tied or untied.shapes.keys() != sources.keys():
+        fix = "use an expert whose architecture allows tie_word_embeddings: false"
+        raise refusal("tied_weights", f"{name} ties weights that cannot be stored apart", fix)
+    return sources
+
+
+def part_config(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """A model's config as it stands inside a mixture's: untied, without what says nothing about the part."""
+    # The mixture's own dtype is that of all parts, and the version that saved one says nothing of it.
+    saved = saved_config(_untied(config), dtype)
+    return {key: value for key, value in saved.items() if key not in {"dtype", "transformers_version"}}
+
+
+def _own_tensors(name: str, checkpoint: Checkpoint) -> dict[str, str]:
+    architecture = architecture_of(checkpoint.config)
+    stored = stored_tensors(architecture, checkpoint.tensors, name)
+    return {architecture.canonical(tensor): tensor for tensor in stored}
+
+
+def _untied(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {**config, "tie_word_embeddings": False}
+
+
+def _check_cache(model: str, config: Mapping[str, Any]) -> None:
+    if "past_key_values" not in inspect.signature(meta_model(config).forward).parameters:
+        fix = "use experts that take past_key_values"
+        raise refusal("no_cache", f"{model} keeps no key-value cache, so it cannot generate in a mixture", fix)
