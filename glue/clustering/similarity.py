@@ -67,6 +67,35 @@ def compare(checkpoints: Sequence[Checkpoint], base: Checkpoint | None, progress
     return Similarity(_mean(list(matrices.values())), matrices)
 
 
+def compare_merge(
+    checkpoints: Sequence[Checkpoint], weights: Sequence[float], base: Checkpoint | None, progress: Progress
+) -> list[float]:
+    """How alike each checkpoint is to the linear merge of all with these weights, as `compare` would say.
+
+    The merge is never built: products with it are weighted sums of products of its inputs, column by column.
+    With `base`, weights that sum to 1 give the merge's task vector.
+
+    Raises:
+        IncompatibleModelsError: as `compare`.
+    """
+    names = _matrix_names(checkpoints[0])
+    _check_shapes(names, [*checkpoints, *([base] if base else [])])
+    matrices: list[list[list[float | None]]] = []
+    for number, name in enumerate(names):
+        products = _column_products(name, checkpoints, base)
+        matrices.append(_column_cosines(_with_merge(products, torch.tensor(weights, dtype=torch.float64))))
+        progress((number + 1) / len(names), name)
+    return _mean(matrices)[-1][:-1]
+
+
+def _with_merge(products: Tensor, weights: Tensor) -> Tensor:
+    """The products with one more model, the weighted sum of the others: (n + 1) x (n + 1) x columns."""
+    crossed = torch.einsum("i,ijc->jc", weights, products)
+    square = torch.einsum("j,jc->c", weights, crossed)
+    upper = torch.cat([products, crossed.unsqueeze(1)], dim=1)
+    return torch.cat([upper, torch.cat([crossed, square.unsqueeze(0)]).unsqueeze(0)])
+
+
 def _matrix_names(checkpoint: Checkpoint) -> list[str]:
     names = sorted(name for name, info in checkpoint.tensors.items() if _counts(name, info.shape))
     if not names:

@@ -13,6 +13,7 @@ Advance = Callable[[UnitRequest, JobSpec], UnitOutcome]
 RUNS: dict[str, Run] = {
     "resolve.inspect": resolve.inspect,
     "similarity.compare": similarity.compare,
+    "similarity.measure": similarity.measure,
     "score.candidate": scoring.score_candidate,
     "score.mixture": scoring.score_mixture,
     "merge.build": merge.build,

@@ -1,58 +1,102 @@
 """Stage `search` of one family: the strategy says which candidates come next; each is a unit."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from glue.pipeline.baselines import scored_candidate
 from glue.pipeline.outcomes import Outcomes
 from glue.plans.units import scoring_memory, unit
-from glue.search.heuristic_coefficient import heuristic_coefficient
-from glue.search.history import History, NextGeneration, Observed, Winner
-from glue.specs.expression import Candidate
+from glue.search.history import Measure, Observed, Strategy
+from glue.search.replay import Ended, Generation, Known, replay
+from glue.search.sampled import Facts
+from glue.search.strategies import strategy_of
+from glue.specs.expression import Candidate, expression_digest, parse_expression
 from glue.specs.job import JobSpec
-from glue.specs.plan import ADVANCE, FinishedUnit, UnitOutcome, UnitRequest
+from glue.specs.plan import FinishedUnit, UnitOutcome, UnitPlan, UnitRequest
 from glue.specs.results import Rejected, ScoredCandidate, SearchResult, Trial
+
+SCORE, MEASURE = "score.candidate", "similarity.measure"
 
 
 def advance(request: UnitRequest, spec: JobSpec) -> UnitOutcome:
-    """Ask the strategy; insert its candidates, or finish with its winner."""
+    """Bring the strategy forward; insert what it needs next, or finish with its winner."""
     outcomes = Outcomes(request.outcomes)
     members = outcomes.similarity().family(request.family).members
-    baselines = outcomes.baselines()
-    singles = tuple(_observed(baselines.of(name)) for name in members)
-    trials = [trial for trial in request.units if trial.kind != ADVANCE]
-    step = heuristic_coefficient(History(singles, _generations(trials)), spec.search.coefficients)
-    if isinstance(step, NextGeneration):
-        memory = scoring_memory(outcomes.resolve())
-        payloads = [candidate.as_json() | {"suite": "proxy"} for candidate in step.candidates]
-        return UnitOutcome(units=tuple(unit("score.candidate", payload, memory) for payload in payloads))
-    scored = [baselines.of(name) for name in members] + [scored_candidate(t.result) for t in trials if t.result]
-    return UnitOutcome(_result(request.family, step, trials, scored).as_json(), finished=True)
+    singles = [outcomes.baselines().of(name) for name in members]
+    trials = [trial for trial in request.units if trial.kind == SCORE]
+    step = replay(
+        _strategy(spec, outcomes, members),
+        [_observed(scored) for scored in singles],
+        _recorded(request.advances),
+        Known(_scored(singles, trials), _similarities(request.units)),
+    )
+    if isinstance(step, Ended):
+        return UnitOutcome(_result(request.family, step, trials, singles).as_json(), finished=True)
+    proposed = [[candidate.as_json() for candidate in generation] for generation in step.proposed]
+    units = [_measure(step.measure)] if step.measure else _score_units(step.candidates, outcomes)
+    return UnitOutcome({"proposed": proposed}, units=tuple(units))
+
+
+def _strategy(spec: JobSpec, outcomes: Outcomes, members: Sequence[str]) -> Strategy:
+    return strategy_of(spec.search, Facts(outcomes.resolve().model(members[0]).layers, spec.seed))
+
+
+def _recorded(advances: Sequence[dict[str, Any]]) -> list[Generation]:
+    generations = [generation for result in advances for generation in result["proposed"]]
+    return [tuple(Candidate.parse(candidate) for candidate in generation) for generation in generations]
+
+
+def _scored(singles: Sequence[ScoredCandidate], trials: Sequence[FinishedUnit]) -> dict[str, Observed]:
+    known = {expression_digest(single.expression): _observed(single) for single in singles}
+    return known | {expression_digest(_candidate(trial).expression): _observed_trial(trial) for trial in trials}
+
+
+def _similarities(units: Sequence[FinishedUnit]) -> dict[str, dict[str, float]]:
+    measured = [unit.result for unit in units if unit.kind == MEASURE and unit.result]
+    return {expression_digest(parse_expression(result["expression"])): result["values"] for result in measured}
+
+
+def _score_units(candidates: Sequence[Candidate], outcomes: Outcomes) -> list[UnitPlan]:
+    memory = scoring_memory(outcomes.resolve())
+    return [unit(SCORE, candidate.as_json() | {"suite": "proxy"}, memory) for candidate in candidates]
+
+
+def _measure(measure: Measure) -> UnitPlan:
+    return unit(MEASURE, {"expression": measure.expression.as_json(), "members": list(measure.members)})
 
 
 def _observed(scored: ScoredCandidate) -> Observed:
     return Observed(Candidate(name=scored.name, expression=scored.expression), scored.score.mean)
 
 
+def _candidate(trial: FinishedUnit) -> Candidate:
+    return Candidate.parse({key: trial.payload[key] for key in ("name", "expression", "parameters")})
+
+
 def _observed_trial(trial: FinishedUnit) -> Observed:
-    candidate = Candidate.parse({key: trial.payload[key] for key in ("name", "expression")})
-    return Observed(candidate, scored_candidate(trial.result).score.mean if trial.result else None)
+    if trial.result is None:
+        return Observed(_candidate(trial), None)
+    score = scored_candidate(trial.result).score
+    seconds = sum(trial.result.get(key, 0.0) for key in ("merge_seconds", "score_seconds"))
+    return Observed(_candidate(trial), score.mean, seconds, sum(len(task.values) for task in score.tasks))
 
 
-def _generations(trials: list[FinishedUnit]) -> tuple[tuple[Observed, ...], ...]:
-    numbers = sorted({trial.generation for trial in trials})
-    return tuple(tuple(_observed_trial(trial) for trial in trials if trial.generation == number) for number in numbers)
-
-
-def _result(family: str, end: Winner, trials: list[FinishedUnit], scored: list[ScoredCandidate]) -> SearchResult:
-    winner = next(item for item in scored if item.expression == end.observed.candidate.expression)
-    numbers = sorted({trial.generation for trial in trials})
+def _result(
+    family: str, end: Ended, trials: Sequence[FinishedUnit], singles: Sequence[ScoredCandidate]
+) -> SearchResult:
+    scored = [*singles, *(scored_candidate(trial.result) for trial in trials if trial.result)]
+    winner = next(item for item in scored if item.expression == end.winner.observed.candidate.expression)
+    accepted = {candidate.name for candidate in end.winner.accepted}
     shown = [
         Trial(
-            generation=numbers.index(trial.generation),
-            position=trial.position,
-            name=str(trial.payload["name"]),
-            mean=_observed_trial(trial).mean,
-            accepted=(numbers.index(trial.generation), trial.position) in end.accepted,
+            generation=number,
+            position=position,
+            name=observed.candidate.name,
+            mean=observed.mean,
+            accepted=observed.candidate.name in accepted,
         )
-        for trial in trials
+        for number, generation in enumerate(end.generations)
+        for position, observed in enumerate(generation)
     ]
-    rejected = tuple(Rejected(name=name, reason=reason) for name, reason in end.rejected)
-    return SearchResult(family=family, winner=winner, rejected=rejected, trials=tuple(shown))
+    rejected = tuple(Rejected(name=name, reason=reason) for name, reason in end.winner.rejected)
+    return SearchResult(family=family, winner=winner, rejected=rejected, trials=tuple(shown), ended=end.winner.reason)

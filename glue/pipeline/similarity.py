@@ -2,9 +2,11 @@
 
 from glue.clustering.linkage import families
 from glue.clustering.similarity import compare as compare_checkpoints
+from glue.clustering.similarity import compare_merge
 from glue.pipeline.context import Context
 from glue.pipeline.models import checkpoints
 from glue.pipeline.outcomes import Outcomes
+from glue.specs.expression import parse_expression, weights_of
 from glue.specs.job import JobSpec
 from glue.specs.plan import UnitOutcome, UnitRequest
 from glue.specs.results import Family, SimilarityMatrix, SimilarityResult
@@ -22,6 +24,20 @@ def compare(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcom
     similarity = compare_checkpoints([opened[name] for name in names], base, context.progress)
     values = tuple(tuple(round(value, SIMILARITY_DIGITS) for value in row) for row in similarity.overall)
     return UnitOutcome(SimilarityMatrix(members=tuple(names), values=values).as_json())
+
+
+def measure(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
+    """How alike some members are to a linear merge; for Heuristic-Similarity, which orders by it."""
+    expression = parse_expression(request.payload["expression"])
+    weights = weights_of(expression)
+    members = [str(name) for name in request.payload["members"]]
+    everybody = tuple(dict.fromkeys((*weights, *members)))
+    opened = checkpoints(spec, context)
+    base = opened[BASE] if spec.clustering.weights == "task_vector" else None
+    parts = [weights.get(name, 0.0) for name in everybody]
+    found = compare_merge([opened[name] for name in everybody], parts, base, context.progress)
+    values = {name: round(found[everybody.index(name)], SIMILARITY_DIGITS) for name in members}
+    return UnitOutcome({"expression": request.payload["expression"], "values": values})
 
 
 def advance(request: UnitRequest, spec: JobSpec) -> UnitOutcome:

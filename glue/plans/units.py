@@ -11,6 +11,7 @@ WORKER_CLASSES = {
     ADVANCE: WorkerClass.CPU,
     "resolve.inspect": WorkerClass.CPU,
     "similarity.compare": WorkerClass.CPU,
+    "similarity.measure": WorkerClass.CPU,
     "score.candidate": WorkerClass.GPU,
     "score.mixture": WorkerClass.GPU,
     "merge.build": WorkerClass.CPU,

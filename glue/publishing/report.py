@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any, Literal
 
 from glue.evaluation.statistics import paired_difference
-from glue.specs.expression import ByLayer, Member, Merge, members_of
+from glue.specs.expression import Merge, weights_of
 from glue.specs.results import (
     BaselinesResult,
     MergeResult,
@@ -168,17 +167,6 @@ def _family_json(evidence: Evidence, index: int) -> dict[str, Any]:
         "rejected": [rejected.as_json() for rejected in search.rejected],
         "trials": [trial.as_json() for trial in search.trials],
     }
-
-
-def weights_of(expression: Member | Merge) -> dict[str, float]:
-    """The members' weights of a flat merge, for people: of one that differs by layer the mean over the groups."""
-    if isinstance(expression, Member):
-        return {expression.name: 1.0}
-    return {members_of(part.model)[0]: _mean_weight(part.parameters.get("weight", 1.0)) for part in expression.inputs}
-
-
-def _mean_weight(weight: float | ByLayer) -> float:
-    return fmean(weight.groups) if isinstance(weight, ByLayer) else float(weight)
 
 
 def _mixture_json(mixture: MixtureResult) -> dict[str, Any]:

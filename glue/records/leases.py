@@ -285,6 +285,7 @@ def _request(session: Session, job: Job, stage: Stage, unit: Unit, token: int) -
         payload=unit.payload,
         outcomes=outcomes_of(session, job.id),
         units=_finished_units(session, stage) if unit.kind == ADVANCE else (),
+        advances=_advances(session, stage) if unit.kind == ADVANCE else (),
     )
 
 
@@ -292,6 +293,12 @@ def _finished_units(session: Session, stage: Stage) -> tuple[FinishedUnit, ...]:
     columns = (Unit.generation, Unit.position, Unit.kind, Unit.payload, Unit.result, Unit.error)
     statement = select(*columns).where(Unit.stage_id == stage.id, Unit.position != ADVANCE_POSITION)
     return tuple(FinishedUnit(*row) for row in session.execute(statement.order_by(Unit.generation, Unit.position)))
+
+
+def _advances(session: Session, stage: Stage) -> tuple[dict[str, Any], ...]:
+    done = (Unit.stage_id == stage.id, Unit.position == ADVANCE_POSITION, Unit.state == "succeeded")
+    results = session.scalars(select(Unit.result).where(*done).order_by(Unit.generation))
+    return tuple(result or {} for result in results)
 
 
 def _idle_cancels() -> Select[Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationError
@@ -70,26 +70,35 @@ def _inside(place: tuple[Any, ...], outer: tuple[Any, ...]) -> bool:
 
 
 def _problem(detail: Any, model: type[BaseModel]) -> Problem:
-    location = detail["loc"]
-    pointer = "".join(f"/{part}" for part in location)
+    parts, known = _walk(detail["loc"], model)
+    pointer = "".join(f"/{part}" for part in parts)
     if detail["type"] != "extra_forbidden":
         return Problem(pointer, detail["type"], detail["msg"])
-    key = str(location[-1])
-    nearest = get_close_matches(key, list(_known_keys(model, location[:-1])), n=1, cutoff=0.5)
+    key = str(parts[-1])
+    nearest = get_close_matches(key, list(known), n=1, cutoff=0.5)
     fix = f"did you mean '{nearest[0]}'?" if nearest else "remove it"
     return Problem(pointer, "unknown_key", f"unknown key '{key}'", fix)
 
 
-def _known_keys(model: type[BaseModel], path: tuple[Any, ...]) -> Iterator[str]:
-    """The keys that are allowed at `path`: follow the named fields down to the models they hold."""
-    models = [model]
-    for part in path:
-        fields = [candidate.model_fields.get(str(part)) for candidate in models]
-        inner = [found for field in fields if field is not None for found in _models_in(field.annotation)]
-        # A list's index or a union's tag names no field: stay with the same models.
-        models = inner or models
-    for candidate in models:
-        yield from candidate.model_fields
+def _walk(location: tuple[Any, ...], model: type[BaseModel]) -> tuple[list[Any], Iterator[str]]:
+    """The place as the user wrote it, without the tags of unions, and the keys that are allowed there."""
+    models, parts = [model], []
+    for part in location:
+        tagged = [candidate for candidate in models if part in _tags(candidate)]
+        fields = [candidate.model_fields[part] for candidate in models if part in candidate.model_fields]
+        if tagged and not fields:
+            models = tagged
+            continue
+        parts.append(part)
+        # A list's index names no field: stay with the same models.
+        models = [found for field in fields for found in _models_in(field.annotation)] or models
+    return parts, (key for candidate in models for key in candidate.model_fields)
+
+
+def _tags(model: type[BaseModel]) -> set[Any]:
+    """The values by which a union tells this model from its others."""
+    literals = [field.annotation for field in model.model_fields.values() if get_origin(field.annotation) is Literal]
+    return {value for literal in literals for value in get_args(literal)}
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -1,6 +1,7 @@
 """A candidate as a pure value: an expression tree over zoo members, with a digest."""
 
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -57,10 +58,14 @@ Merge.model_rebuild()
 
 
 class Candidate(Spec):
-    """One proposed model. The name is for people; the identity is the expression's digest."""
+    """One proposed model. The name is for people; the identity is the expression's digest.
+
+    `parameters` are the point of a search space that the expression was made from, where there is one.
+    """
 
     name: str
     expression: Expression
+    parameters: dict[str, float] = {}
 
 
 def linear(weights: Mapping[str, float]) -> Member | Merge:
@@ -99,6 +104,17 @@ def members_of(expression: Member | Merge) -> tuple[str, ...]:
     if expression.base is not None:
         branches.append(expression.base)
     return tuple(dict.fromkeys(name for branch in branches for name in members_of(branch)))
+
+
+def weights_of(expression: Member | Merge) -> dict[str, float]:
+    """The members' weights of a flat merge: of one that differs by layer the mean over the groups; of a leaf 1."""
+    if isinstance(expression, Member):
+        return {expression.name: 1.0}
+    return {members_of(part.model)[0]: _mean_weight(part.parameters.get("weight", 1.0)) for part in expression.inputs}
+
+
+def _mean_weight(weight: float | ByLayer) -> float:
+    return fmean(weight.groups) if isinstance(weight, ByLayer) else float(weight)
 
 
 def expression_digest(expression: Member | Merge, contents: Mapping[str, str] | None = None) -> str:

@@ -1,16 +1,15 @@
 """A job: what a user submits, and the immutable, complete form in which it is stored."""
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from glue.specs.base import Name, Number, Spec
+from glue.specs.base import Name, Spec
+from glue.specs.search import HeuristicCoefficient, SearchSpec
 from glue.specs.suite import SuiteSpec
 from glue.specs.zoo import ZooSpec
 
 SPEC_VERSION: Literal[1] = 1
-
-Coefficient = Annotated[Number, Field(gt=0, lt=1)]
 
 
 class ClusteringSpec(Spec):
@@ -37,16 +36,6 @@ class ClusteringSpec(Spec):
         if self.threshold is None:
             raise ValueError("clustering by task vectors has no default threshold; set one, for example 0.5")
         return self
-
-
-class SearchSpec(Spec):
-    """The search in each family: Heuristic-Coefficient (paper, appendix A.1)."""
-
-    strategy: Literal["heuristic_coefficient"] = "heuristic_coefficient"
-    method: Literal["linear"] = "linear"
-    coefficients: tuple[Coefficient, ...] = Field(
-        default=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), min_length=1, max_length=99
-    )
 
 
 class RouterSpec(Spec):
@@ -87,7 +76,7 @@ class JobRequest(Spec):
     seed: int | None = Field(default=None, ge=0, lt=2**32)
     priority: int = Field(default=0, ge=-100, le=100)
     clustering: ClusteringSpec = Field(default_factory=lambda: ClusteringSpec.parse({}))
-    search: SearchSpec = SearchSpec()
+    search: SearchSpec = HeuristicCoefficient()
     mixture: MixtureSpec = MixtureSpec()
     output: OutputSpec = OutputSpec()
     proxy: SuiteSpec

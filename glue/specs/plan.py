@@ -62,8 +62,9 @@ class FinishedUnit:
 class UnitRequest:
     """All that the engine needs to run one unit; it never opens the database.
 
-    `outcomes` are the job's finished stages, in order of position and family. `units` is filled for an
-    advance only: the finished units of its stage, in order of generation and position.
+    `outcomes` are the job's finished stages, in order of position and family. `units` and `advances` are filled
+    for an advance only: the finished units of its stage, in order of generation and position, and the results
+    of the stage's earlier advances, in order of generation.
     """
 
     unit_id: str
@@ -79,6 +80,7 @@ class UnitRequest:
     payload: dict[str, Any]
     outcomes: tuple[StageOutcome, ...] = ()
     units: tuple[FinishedUnit, ...] = ()
+    advances: tuple[dict[str, Any], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON data, for the pipe to the engine."""
@@ -89,7 +91,7 @@ class UnitRequest:
         """The inverse of `as_json`."""
         outcomes = tuple(StageOutcome(**outcome) for outcome in value["outcomes"])
         units = tuple(FinishedUnit(**unit) for unit in value["units"])
-        return cls(**{**value, "outcomes": outcomes, "units": units})
+        return cls(**{**value, "outcomes": outcomes, "units": units, "advances": tuple(value["advances"])})
 
 
 @dataclass(frozen=True)

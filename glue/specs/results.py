@@ -120,12 +120,13 @@ class Trial(Spec):
 
 
 class SearchResult(Spec):
-    """The winner of a family's search, with its trace."""
+    """The winner of a family's search, with its trace; `ended` says why it ended, where that is not obvious."""
 
     family: str
     winner: ScoredCandidate
     rejected: tuple[Rejected, ...]
     trials: tuple[Trial, ...]
+    ended: str = ""
 
 
 class MergeResult(Spec):

@@ -47,12 +47,14 @@ class InProcess:
 
     def _stage(self, plan: StagePlan) -> dict[str, Any]:
         finished: list[FinishedUnit] = []
+        advances: list[dict[str, Any]] = []
         units, generation = plan.units, 0
         while True:
             finished += [self._unit(plan, unit, generation, position) for position, unit in enumerate(units)]
-            advanced = self._advance(plan, generation, finished)
+            advanced = self._advance(plan, generation, finished, advances)
             if advanced.finished:
                 return advanced.result
+            advances.append(advanced.result)
             units, generation = advanced.units, generation + 1
 
     def _unit(self, plan: StagePlan, unit: UnitPlan, generation: int, position: int) -> FinishedUnit:
@@ -64,8 +66,10 @@ class InProcess:
             return FinishedUnit(generation, position, unit.kind, unit.payload, None, error.as_json())
         return FinishedUnit(generation, position, unit.kind, unit.payload, outcome.result, None)
 
-    def _advance(self, plan: StagePlan, generation: int, finished: list[FinishedUnit]) -> UnitOutcome:
-        return self._run(plan, ADVANCE, {}, generation, ADVANCE_POSITION, tuple(finished))
+    def _advance(
+        self, plan: StagePlan, generation: int, finished: list[FinishedUnit], advances: list[dict[str, Any]]
+    ) -> UnitOutcome:
+        return self._run(plan, ADVANCE, {}, generation, ADVANCE_POSITION, tuple(finished), tuple(advances))
 
     def _run(
         self,
@@ -75,6 +79,7 @@ class InProcess:
         generation: int,
         position: int,
         units: tuple[FinishedUnit, ...] = (),
+        advances: tuple[dict[str, Any], ...] = (),
     ) -> UnitOutcome:
         self.token += 1
         request = UnitRequest(
@@ -91,6 +96,7 @@ class InProcess:
             payload=payload,
             outcomes=tuple(self.outcomes),
             units=units,
+            advances=advances,
         )
         context = Context(
             artifacts=self.home / "artifacts",

@@ -1,0 +1,71 @@
+"""From a job's search spec to the strategy that it names."""
+
+from functools import partial
+
+from glue.search.greedy import greedy_soup, heuristic_average, heuristic_coefficient, heuristic_similarity
+from glue.search.history import Strategy
+from glue.search.sampled import Facts, Sampled, grid, in_turn, uniform_soup
+from glue.specs.search import (
+    Evolutionary,
+    GreedySoup,
+    GridSearch,
+    HeuristicAverage,
+    HeuristicCoefficient,
+    HeuristicSimilarity,
+    RandomSearch,
+    SearchSpec,
+    UniformSoup,
+)
+
+
+def strategy_of(spec: SearchSpec, facts: Facts) -> Strategy:
+    """The strategy with everything that it needs besides the history."""
+    match spec:
+        case HeuristicCoefficient():
+            return heuristic_coefficient(spec.coefficients)
+        case HeuristicAverage():
+            return heuristic_average()
+        case HeuristicSimilarity():
+            return heuristic_similarity(spec.coefficients, spec.order)
+        case UniformSoup():
+            return uniform_soup
+        case GreedySoup():
+            return greedy_soup()
+        case GridSearch():
+            return partial(grid, spec.steps)
+        case Evolutionary():
+            return in_turn(_evolutionary(spec, facts))
+        case RandomSearch():
+            return in_turn(_random(spec, facts))
+
+
+def _evolutionary(spec: Evolutionary, facts: Facts) -> list[Sampled]:
+    heuristic = heuristic_coefficient(spec.coefficients) if spec.start == "heuristic" else None
+    return [
+        Sampled(
+            method=method,
+            kind="cma_es",
+            parametrisation=spec.parametrisation,
+            groups=spec.layer_groups,
+            budget=spec.budget,
+            population=spec.population,
+            facts=facts,
+            heuristic=heuristic,
+        )
+        for method in spec.methods
+    ]
+
+
+def _random(spec: RandomSearch, facts: Facts) -> list[Sampled]:
+    return [
+        Sampled(
+            method=method,
+            kind="random",
+            parametrisation=spec.parametrisation,
+            groups=spec.layer_groups,
+            budget=spec.budget,
+            population=spec.generation,
+            facts=facts,
+        )
+        for method in spec.methods
+    ]

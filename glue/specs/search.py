@@ -1,0 +1,130 @@
+"""How a family's best merge is searched: one model a strategy, told apart by the key `strategy`."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field
+
+from glue.specs.base import Number, Spec
+
+Coefficient = Annotated[Number, Field(gt=0, lt=1)]
+Method = Literal["linear", "task_arithmetic", "ties", "dare_linear", "dare_ties"]
+
+# These merge task vectors, so the zoo needs a base.
+TASK_VECTOR_METHODS = ("task_arithmetic", "ties", "dare_linear", "dare_ties")
+
+COEFFICIENTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+PAPER_TRIALS = 200
+
+
+class Budget(Spec):
+    """When a family's search ends at the latest; what comes first counts.
+
+    `items` counts scored items over all candidates. `hours` are the summed hours of scoring; they depend on the
+    machine, so a job with them is not reproducible. `patience` is a number of generations without a better
+    candidate.
+    """
+
+    trials: int = Field(default=PAPER_TRIALS, ge=1, le=100_000)
+    items: int | None = Field(default=None, ge=1)
+    hours: float | None = Field(default=None, gt=0)
+    patience: int | None = Field(default=None, ge=1)
+
+
+class HeuristicCoefficient(Spec):
+    """Members by falling score, each with the best coefficient (paper, appendix A.1)."""
+
+    strategy: Literal["heuristic_coefficient"] = "heuristic_coefficient"
+    method: Literal["linear"] = "linear"
+    coefficients: tuple[Coefficient, ...] = Field(default=COEFFICIENTS, min_length=1, max_length=99)
+
+
+class HeuristicAverage(Spec):
+    """Members by falling score into a running mean, kept if not worse (paper, appendix A.1)."""
+
+    strategy: Literal["heuristic_average"]
+    method: Literal["linear"] = "linear"
+
+
+class HeuristicSimilarity(Spec):
+    """As Heuristic-Coefficient, but next comes the member most or least similar to the current merge."""
+
+    strategy: Literal["heuristic_similarity"]
+    method: Literal["linear"] = "linear"
+    coefficients: tuple[Coefficient, ...] = Field(default=COEFFICIENTS, min_length=1, max_length=99)
+    order: Literal["highest", "lowest"] = "highest"
+
+
+class UniformSoup(Spec):
+    """The mean of all members (arXiv 2203.05482)."""
+
+    strategy: Literal["uniform_soup"]
+    method: Literal["linear"] = "linear"
+
+
+class GreedySoup(Spec):
+    """Members by falling score into a running mean, kept if strictly better (arXiv 2203.05482)."""
+
+    strategy: Literal["greedy_soup"]
+    method: Literal["linear"] = "linear"
+
+
+class _Sampled(Spec):
+    """What strategies over a parameter space share.
+
+    `methods` share the budget, the best on the proxy wins. `layer_groups` above 1 gives each group of layers its
+    own parameters, and embeddings, final norm and head together another set. `parametrisation` `simplex` searches
+    directions and, where scale matters, one scale; `box` searches every weight from 0 to 1 by itself.
+    """
+
+    methods: tuple[Method, ...] = Field(default=("linear",), min_length=1, max_length=5)
+    layer_groups: int = Field(default=1, ge=1, le=1024)
+    parametrisation: Literal["simplex", "box"] = "simplex"
+    budget: Budget = Budget()
+
+
+class Evolutionary(_Sampled):
+    """CMA-ES over merge parameters (paper, section on evolutionary strategies; Optuna's sampler).
+
+    `population` defaults to 4 + floor(3 ln n) for n parameters. `start` is where the first generation is centred:
+    equal weights, or the result of Heuristic-Coefficient over the members that it accepted.
+    """
+
+    strategy: Literal["evolutionary"]
+    population: int | None = Field(default=None, ge=2, le=1024)
+    start: Literal["uniform", "heuristic"] = "uniform"
+    coefficients: tuple[Coefficient, ...] = Field(default=COEFFICIENTS, min_length=1, max_length=99)
+
+
+class RandomSearch(_Sampled):
+    """Independent uniform draws, for comparison; `generation` of them are scored side by side."""
+
+    strategy: Literal["random"]
+    generation: int = Field(default=16, ge=1, le=10_000)
+
+
+class GridSearch(Spec):
+    """Every linear merge whose weights are multiples of 1/`steps` and sum to 1, for comparison."""
+
+    strategy: Literal["grid"]
+    method: Literal["linear"] = "linear"
+    steps: int = Field(default=4, ge=1, le=100)
+
+
+def _default_strategy(value: object) -> object:
+    if isinstance(value, dict) and "strategy" not in value:
+        return {"strategy": HeuristicCoefficient().strategy, **value}
+    return value
+
+
+SearchSpec = Annotated[
+    HeuristicCoefficient
+    | HeuristicAverage
+    | HeuristicSimilarity
+    | UniformSoup
+    | GreedySoup
+    | Evolutionary
+    | RandomSearch
+    | GridSearch,
+    Discriminator("strategy"),
+    BeforeValidator(_default_strategy),
+]
