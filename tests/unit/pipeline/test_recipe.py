@@ -185,3 +185,30 @@ def test_suites_that_share_an_item_are_refused(zoo: Path, tmp_path: Path) -> Non
     (own / "tasks/choose_report.jsonl").write_bytes((own / "tasks/choose.jsonl").read_bytes())
     with pytest.raises(EvaluationError, match="share 24 items"):
         InProcess(job_spec(own), tmp_path / "home").run()
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        {"strategy": "heuristic_average"},
+        {"strategy": "heuristic_similarity", "order": "lowest", "coefficients": [0.5]},
+        {"strategy": "greedy_soup"},
+        {"strategy": "uniform_soup"},
+        {"strategy": "grid", "steps": 2},
+        {"strategy": "random", "methods": ["dare_ties"], "budget": {"trials": 3}},
+        {"strategy": "evolutionary", "methods": ["linear", "ties"], "layer_groups": 2, "budget": {"trials": 8}},
+        {"strategy": "evolutionary", "start": "heuristic", "coefficients": [0.5], "budget": {"trials": 4}},
+    ],
+    ids=lambda search: f"{search['strategy']}{' from heuristic' if 'start' in search else ''}",
+)
+def test_every_strategy_runs_to_a_model_that_is_built_as_it_was_scored(
+    search: dict[str, Any], zoo: Path, tmp_path: Path
+) -> None:
+    run = InProcess(job_spec(zoo, search=search, clustering={"threshold": 0.5}), tmp_path)
+    run.run()
+    result = run.outcome("search", "family-1")
+    singles = [scored["score"]["mean"] for scored in run.outcome("baselines")["scores"][:3]]
+    assert result["winner"]["score"]["mean"] >= max(singles)
+    merged = run.outcome("merge", "family-1")
+    assert merged["expression"] == result["winner"]["expression"]
+    assert report(run)["families"][0]["trials"]
