@@ -5,6 +5,7 @@ import typer
 from glue.cli import jobs
 from glue.cli.convert import convert
 from glue.cli.merge import merge
+from glue.cli.mix import mix
 from glue.cli.up import up
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ def main() -> None:
 
 app.command()(up)
 app.command()(merge)
+app.command()(mix)
 app.command()(convert)
 app.add_typer(jobs.zoo_app, name="zoo")
 for command in (jobs.submit, jobs.jobs, jobs.status, jobs.follow, jobs.cancel, jobs.report, jobs.pull):

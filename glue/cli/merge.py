@@ -45,7 +45,7 @@ def merge(
         for note in notes_on(config):
             errors.print(f"[yellow]note:[/] {note}", highlight=False)
         check = run_once if verify is Verification.LOAD else None
-        with _bar() as progress:
+        with bar("merging") as progress:
             merge_file(config, out, shard_bytes=bytes_of(shard_size), seed=seed, progress=progress, check=check)
     console.print(f"merged into {out}", highlight=False)
 
@@ -77,9 +77,10 @@ def bytes_of(size: str) -> int:
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[float, str], None]]:
+def bar(label: str) -> Iterator[Callable[[float, str], None]]:
+    """A progress bar on the error stream, gone when the work is done; hears a fraction and what is at hand."""
     columns = (
-        TextColumn("merging"),
+        TextColumn(label),
         BarColumn(bar_width=32),
         TaskProgressColumn(),
         TextColumn("[dim]{task.description}"),

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -9,8 +10,9 @@ from transformers import PreTrainedConfig
 
 from glue.checkpoints.architecture import architecture_of, meta_model, stored_tensors
 from glue.checkpoints.companions import saved_config
+from glue.checkpoints.dtypes import torch_dtype
 from glue.checkpoints.reader import Checkpoint
-from glue.references.headers import TensorInfo
+from glue.references.headers import TensorInfo, folder_tensors
 from glue.references.reading import refusal
 from glue.references.signature import signature
 
@@ -87,6 +89,17 @@ def untied_tensors(name: str, checkpoint: Checkpoint) -> dict[str, str]:
         fix = "use an expert whose architecture allows tie_word_embeddings: false"
         raise refusal("tied_weights", f"{name} ties weights that cannot be stored apart", fix)
     return sources
+
+
+def stored_dtype(folder: Path) -> str:
+    """The dtype in which a model's floating-point tensors are stored, as a config names it; of several the widest.
+
+    Raises:
+        IncompatibleModelsError: the folder is not a safetensors model.
+    """
+    found = {torch_dtype(info.dtype) for info in folder_tensors(folder).values()}
+    widest = max((each for each in found if each.is_floating_point), key=lambda each: each.itemsize)
+    return str(widest).removeprefix("torch.")
 
 
 def part_config(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:

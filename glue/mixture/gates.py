@@ -3,6 +3,7 @@
 Source: mergekit-moe's gate modes. Ours take prompts one by one, so padding counts nowhere.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -38,7 +39,7 @@ def prompt_gates(
     Raises:
         InvalidInputError: an expert has no positive prompt, or all experts have the same ones.
     """
-    _check_prompts(prompts)
+    check_prompts(prompts)
     states = _cheap_states if mode == "cheap_embed" else _hidden_states(mode == "hidden_avg")
     vectors = []
     for each in prompts:
@@ -54,13 +55,25 @@ def random_gates(layers: int, experts: int, hidden: int, seed: int) -> Tensor:
     return torch.randn(layers, experts, hidden, generator=torch.Generator().manual_seed(seed))
 
 
+def uniform_gates(layers: int, experts: int, hidden: int, seed: int) -> Tensor:
+    """Gate vectors as torch begins a linear layer: uniform within plus or minus one over the root of `hidden`."""
+    drawn = torch.rand(layers, experts, hidden, generator=torch.Generator().manual_seed(seed))
+    scale = math.sqrt(1.0 / hidden)
+    return drawn * 2 * scale - scale
+
+
 def degenerate_layers(gates: Tensor, threshold: float = 5.0) -> list[int]:
     """Layers whose gate vectors are too alike to tell experts apart: their condition number exceeds the threshold."""
     conditions = torch.linalg.cond(gates.double())
     return [layer for layer, condition in enumerate(conditions.tolist()) if not condition <= threshold]
 
 
-def _check_prompts(prompts: Sequence[ExpertPrompts]) -> None:
+def check_prompts(prompts: Sequence[ExpertPrompts]) -> None:
+    """Check that prompts can tell the experts apart.
+
+    Raises:
+        InvalidInputError: an expert has no positive prompt, or all experts have the same ones.
+    """
     problems = [
         Problem(f"/experts/{index}/positive_prompts", "no_prompt", "the expert has no positive prompt", "give one")
         for index, each in enumerate(prompts)

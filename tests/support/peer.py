@@ -16,14 +16,14 @@ def is_installed() -> bool:
     return (PEER / "mergekit").is_dir()
 
 
-def run_peer(pairs: Sequence[tuple[Path, Path]], work: Path) -> dict[str, str | None]:
-    """Run (merge file, output folder) pairs; output folder to None, or to the error."""
+def run_peer(pairs: Sequence[tuple[Path, Path]], work: Path, script: str = "run_peer.py") -> dict[str, str | None]:
+    """Run (configuration file, output folder) pairs; output folder to None, or to the error."""
     listed = work / "peer.json"
     listed.write_text(json.dumps([[str(file), str(out)] for file, out in pairs]))
     environment = os.environ | {"PYTHONPATH": str(PEER), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    script = ROOT / "tests" / "parity" / "run_peer.py"
+    path = ROOT / "tests" / "parity" / script
     done = subprocess.run(
-        [sys.executable, str(script), str(listed)], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, str(path), str(listed)], env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         raise RuntimeError(f"the peer could not run: {done.stderr[-3000:]}")

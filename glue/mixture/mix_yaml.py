@@ -1,0 +1,115 @@
+"""mergekit-moe's configuration files, with our levels and routers, as checked values. Knows no tensor.
+
+Format: mergekit 0.1.5, `moe/config.py`. What this program does not support is refused with the reason, never
+skipped.
+"""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from glue.merging.mergekit_yaml import ModelReference
+from glue.specs.base import Spec, read_yaml
+
+Level = Literal["ffn", "block", "model"]
+StoredDtype = Literal["float32", "bfloat16", "float16"]
+
+
+class MixExpert(Spec):
+    """One expert: a model's folder, and texts that should and should not come to it."""
+
+    source_model: ModelReference
+    positive_prompts: tuple[str, ...] = ()
+    negative_prompts: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_noise(cls, value: Any) -> Any:
+        for key in ("noise_scale", "residual_scale"):
+            if isinstance(value, dict) and value.get(key) is not None:
+                raise ValueError(f"{key} is not supported: experts go into the mixture as they are")
+        return _without_empty(value, "noise_scale", "residual_scale")
+
+
+class MixRouter(Spec):
+    """Linear routers; FFN level asks for each token, the other levels once for a sample."""
+
+    type: Literal["linear"] = "linear"
+    input: Literal["token", "sample"] | None = None
+
+
+class MixFile(Spec):
+    """A mixture as a user writes it.
+
+    `trunk` says where everything that is not an expert's comes from: the base, or the experts' mean.
+    `dense_layers` bottom layers have no experts. Routers come from the prompts (`hidden`, `hidden_last`: a
+    prompt's last token, `hidden_avg`: its mean, `cheap_embed`: its embeddings) or are drawn with the seed;
+    a router with sample input pools prompts as it will pool samples, whatever the mode.
+    """
+
+    base_model: ModelReference
+    experts: tuple[MixExpert, ...] = Field(min_length=1, max_length=256)
+    gate_mode: Literal["hidden", "hidden_last", "hidden_avg", "cheap_embed", "random", "uniform_random"] = "hidden"
+    dtype: StoredDtype | None = None
+    experts_per_token: int | None = Field(default=None, ge=1)
+    level: Level = "ffn"
+    router: MixRouter = MixRouter()
+    trunk: Literal["base", "mean"] = "base"
+    dense_layers: int = Field(default=0, ge=0)
+    seed: int | None = Field(default=None, ge=0, lt=2**32)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_shared_experts(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("shared_experts"):
+            raise ValueError("shared_experts are not supported; make the shared model the base_model")
+        if isinstance(value, dict) and value.get("architecture"):
+            raise ValueError("architecture is not supported: it follows from the experts; remove it")
+        return _without_empty(value, "shared_experts", "architecture")
+
+    @model_validator(mode="after")
+    def _fits_its_level(self) -> Self:
+        routed = "token" if self.level == "ffn" else "sample"
+        if self.router.input not in (None, routed):
+            raise ValueError(f"level {self.level} routes each {routed}; set router.input to {routed} or leave it out")
+        if self.level == "ffn" and self.dense_layers:
+            raise ValueError("dense_layers need level block or model: stock mixtures have experts in every layer")
+        if self.level == "model" and not self.dense_layers and self.trunk == "mean":
+            raise ValueError("level model shares no weights, so there is nothing for trunk: mean")
+        if self.top_k > len(self.experts):
+            raise ValueError(f"experts_per_token is {self.top_k}, but there are {len(self.experts)} experts")
+        return self
+
+    @model_validator(mode="after")
+    def _prompts_fit_the_router(self) -> Self:
+        if self.draws_gates:
+            return self
+        if self.level != "ffn" and any(expert.negative_prompts for expert in self.experts):
+            raise ValueError("negative_prompts are for level ffn; with sample input the experts oppose each other")
+        return self
+
+    @property
+    def draws_gates(self) -> bool:
+        """Whether routers are random instead of made from prompts."""
+        return self.gate_mode in {"random", "uniform_random"}
+
+    @property
+    def top_k(self) -> int:
+        """How many experts are asked: mergekit's two of each token, one for a sample."""
+        return self.experts_per_token or (2 if self.level == "ffn" else 1)
+
+
+def read_mix_file(path: Path) -> MixFile:
+    """The checked configuration file.
+
+    Raises:
+        InvalidInputError: it cannot be read, or something in it is wrong; with one problem for each mistake.
+    """
+    return MixFile.parse(read_yaml(path))
+
+
+def _without_empty(value: Any, *keys: str) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: inner for key, inner in value.items() if key not in keys or inner}

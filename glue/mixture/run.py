@@ -1,0 +1,237 @@
+"""A mixture file run from end to end: routers found, result built beside its place, moved there when it is whole."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from glue.checkpoints.architecture import meta_model
+from glue.checkpoints.disk import flush_folder
+from glue.checkpoints.dtypes import config_dtype
+from glue.checkpoints.manifest import write_manifest
+from glue.checkpoints.writer import Progress
+from glue.merging.mergekit_yaml import ModelReference
+from glue.merging.run import model_folders
+from glue.mixture.block import build_block_mixture
+from glue.mixture.build import build_mixture
+from glue.mixture.dense import stored_dtype
+from glue.mixture.ffn import build_ffn_mixture
+from glue.mixture.gates import (
+    ExpertPrompts,
+    GateMode,
+    check_prompts,
+    degenerate_layers,
+    prompt_gates,
+    random_gates,
+    uniform_gates,
+)
+from glue.mixture.load import load_model
+from glue.mixture.mix_yaml import MixFile, read_mix_file
+from glue.mixture.router import (
+    RouterWeights,
+    layer_prototypes,
+    pool_features,
+    pool_layer_states,
+    prototypes,
+    read_embedding,
+)
+from glue.mixture.writing import ExpertSource, Output
+from glue.references.folders import folder_commit, read_config
+from glue.specs.digests import digest_of
+from glue.specs.errors import InvalidInputError, Problem
+
+# The work folder's name is the digest of the inputs, so two runs that meet there write the same bytes.
+TOKEN = 0
+DEFAULT_SEED = 0
+
+
+@dataclass(frozen=True)
+class _Mix:
+    """A mixture file with everything that it names found."""
+
+    file: MixFile
+    base: ExpertSource
+    experts: tuple[ExpertSource, ...]
+    dtype: str
+    seed: int
+
+    @property
+    def trunk(self) -> ExpertSource | None:
+        return self.base if self.file.trunk == "base" else None
+
+    @property
+    def prompts(self) -> tuple[ExpertPrompts, ...]:
+        return tuple(ExpertPrompts(each.positive_prompts, each.negative_prompts) for each in self.file.experts)
+
+    def layers_and_hidden(self) -> tuple[int, int]:
+        config = meta_model(read_config(self.base.folder)).config
+        return config.num_hidden_layers, config.hidden_size
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.base.folder, trust_remote_code=False)
+        return tokenizer
+
+    def base_model(self) -> PreTrainedModel:
+        return load_model(self.base.folder, config_dtype(stored_dtype(self.base.folder)), "cpu")
+
+
+def mix_file(path: Path, out: Path, *, shard_bytes: int, seed: int | None, progress: Progress) -> tuple[str, ...]:
+    """Run the mixture file at `path` into the folder `out`, which must not exist yet; gives notes for the user.
+
+    A run that was killed goes on at its first missing shard when it is started again with the same inputs.
+    The seed of the file, then `seed`, then 0 decides what is random.
+
+    Raises:
+        InvalidInputError: the file is wrong, a model is not a folder, or `out` exists.
+        IncompatibleModelsError: the models do not fit together, or the result would not be finite.
+        DiskFullError: there is no space; `out` is not there.
+    """
+    file = read_mix_file(path)
+    if out.exists():
+        raise _invalid("/out", f"{out} exists already", "remove it, or choose another folder")
+    mix = _found(file, path.parent, seed)
+    output = Output(
+        out.with_name(f".{out.name}.{_inputs_digest(mix, shard_bytes)[:16]}.partial"), shard_bytes, TOKEN, progress
+    )
+    notes = _LEVELS[file.level](mix, output)
+    write_manifest(output.folder, TOKEN)
+    output.folder.rename(out)
+    flush_folder(out.parent)
+    return notes
+
+
+def _found(file: MixFile, relative_to: Path, seed: int | None) -> _Mix:
+    base = _source(file.base_model, relative_to)
+    experts = tuple(_source(expert.source_model, relative_to) for expert in file.experts)
+    chosen = next((each for each in (file.seed, seed) if each is not None), DEFAULT_SEED)
+    return _Mix(file, base, experts, file.dtype or stored_dtype(base.folder), chosen)
+
+
+def _source(reference: ModelReference, relative_to: Path) -> ExpertSource:
+    if reference.lora is not None:
+        fix = "merge the adapter into its model first, with glue merge"
+        raise _invalid("/experts", f"{reference.lora} is an adapter, not a whole model", fix)
+    folder = model_folders(reference, relative_to)[0]
+    return ExpertSource(folder.name, folder)
+
+
+def _inputs_digest(mix: _Mix, shard_bytes: int) -> str:
+    commits = [folder_commit(source.folder) for source in (mix.base, *mix.experts)]
+    return digest_of({"file": mix.file.as_json(), "models": commits, "shard_bytes": shard_bytes, "seed": mix.seed})
+
+
+def _ffn(mix: _Mix, output: Output) -> tuple[str, ...]:
+    gates = _gates(mix)
+    build_ffn_mixture(
+        output.folder,
+        mix.experts,
+        gates,
+        mix.trunk,
+        mix.base.folder,
+        top_k=mix.file.top_k,
+        dtype=mix.dtype,
+        shard_bytes=output.shard_bytes,
+        token=output.token,
+        progress=output.progress,
+    )
+    return _degenerate_note(gates)
+
+
+def _gates(mix: _Mix) -> Tensor:
+    if mix.file.draws_gates:
+        return _drawn(mix, *mix.layers_and_hidden())
+    mode = "hidden" if mix.file.gate_mode == "hidden_last" else mix.file.gate_mode
+    return prompt_gates(mix.base_model(), mix.tokenizer(), mix.prompts, cast(GateMode, mode))
+
+
+def _drawn(mix: _Mix, layers: int, hidden: int) -> Tensor:
+    draw = random_gates if mix.file.gate_mode == "random" else uniform_gates
+    return draw(layers, len(mix.experts), hidden, mix.seed)
+
+
+def _block(mix: _Mix, output: Output, *, decide_once: bool = False) -> tuple[str, ...]:
+    first, (layers, hidden) = mix.file.dense_layers, mix.layers_and_hidden()
+    if first >= layers:
+        raise _invalid("/dense_layers", f"there are {layers} layers", f"set dense_layers to at most {layers - 1}")
+    decided = slice(first, first + 1 if decide_once else layers)
+    if mix.file.draws_gates:
+        gates = _drawn(mix, layers, hidden)[decided]
+        router = RouterWeights(gates, torch.zeros(len(gates), hidden))
+    else:
+        states, assignment = _pooled(mix, partial(pool_layer_states, mix.base_model()))
+        router = layer_prototypes(states[:, decided], assignment, len(mix.experts))
+    build_block_mixture(
+        output.folder,
+        mix.experts,
+        router,
+        mix.trunk,
+        mix.base.folder,
+        dense_layers=first,
+        decide_once=decide_once,
+        top_k=mix.file.top_k,
+        dtype=mix.dtype,
+        shard_bytes=output.shard_bytes,
+        token=output.token,
+        progress=output.progress,
+    )
+    return _silent_note(router)
+
+
+def _model(mix: _Mix, output: Output) -> tuple[str, ...]:
+    if mix.file.dense_layers:
+        return _block(mix, output, decide_once=True)
+    embedding = read_embedding(mix.base.folder)
+    if mix.file.draws_gates:
+        hidden = embedding.shape[1]
+        router = RouterWeights(_drawn(mix, 1, hidden)[0], torch.zeros(hidden))
+    else:
+        features, assignment = _pooled(mix, partial(pool_features, embedding))
+        router = prototypes(features, assignment, len(mix.experts))
+    build_mixture(
+        output.folder,
+        mix.experts,
+        router,
+        mix.base.folder,
+        mix.base.folder,
+        top_k=mix.file.top_k,
+        dtype=mix.dtype,
+        shard_bytes=output.shard_bytes,
+        token=output.token,
+        progress=output.progress,
+    )
+    return _silent_note(router)
+
+
+_LEVELS: dict[str, Callable[[_Mix, Output], tuple[str, ...]]] = {"ffn": _ffn, "block": _block, "model": _model}
+
+
+def _pooled(mix: _Mix, pool: Callable[[Tensor], Tensor]) -> tuple[Tensor, Sequence[int]]:
+    """What `pool` makes of each positive prompt, one after the other, and whose prompt each was."""
+    check_prompts(mix.prompts)
+    tokenizer = mix.tokenizer()
+    texts = [(text, index) for index, each in enumerate(mix.prompts) for text in each.positive]
+    pooled = [pool(torch.tensor([tokenizer(text)["input_ids"]])) for text, _ in texts]
+    return torch.cat(pooled), [index for _, index in texts]
+
+
+def _degenerate_note(gates: Tensor) -> tuple[str, ...]:
+    layers = degenerate_layers(gates)
+    if not layers:
+        return ()
+    named = ", ".join(map(str, layers))
+    return (f"the gates of these layers hardly tell the experts apart, some will be idle: {named}",)
+
+
+def _silent_note(router: RouterWeights) -> tuple[str, ...]:
+    if (router.weight.norm(dim=-1) > 0.5).all():
+        return ()
+    return ("some experts' prompts do not differ from the others', so the router cannot choose them",)
+
+
+def _invalid(pointer: str, detail: str, fix: str) -> InvalidInputError:
+    return InvalidInputError(f"{detail}; {fix}", [Problem(pointer, "mix_file", detail, fix)])

@@ -1,0 +1,155 @@
+"""`glue mix`: a file becomes a mixture of its level, or a person is told what to mend."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from glue.checkpoints.manifest import read_manifest, verify_manifest
+from glue.cli.main import app
+from glue.mixture.load import load_model
+from tests.support.models import char_tokenizer, tiny_llama, tiny_neox
+
+Config = dict[str, Any]
+
+
+def run(root: Path, config: Config, *options: str) -> tuple[int, str]:
+    (root / "mix.yml").write_text(yaml.safe_dump(config))
+    result = CliRunner().invoke(app, ["mix", str(root / "mix.yml"), str(root / "out"), *options])
+    return result.exit_code, " ".join(result.output.split())
+
+
+@pytest.fixture
+def zoo(tmp_path: Path) -> Path:
+    for seed, name in enumerate(("base", "a", "b")):
+        tiny_llama(tmp_path / name, seed=seed)
+    tiny_neox(tmp_path / "other", seed=3)
+    return tmp_path
+
+
+def mixture(**changes: Any) -> Config:
+    experts = [
+        {"source_model": "./a", "positive_prompts": ["12+3=", "9*9="]},
+        {"source_model": "./b", "positive_prompts": ["def f(x):"]},
+    ]
+    return {"base_model": "./base", "experts": experts} | changes
+
+
+def loaded(zoo: Path) -> Any:
+    verify_manifest(zoo / "out", read_manifest(zoo / "out"))
+    return load_model(zoo / "out", torch.float32, "cpu")
+
+
+def routing(model: Any, text: str) -> list[int]:
+    ids = torch.tensor([char_tokenizer()(text)["input_ids"]])
+    choice: list[int] = model.route(ids).argmax(-1).flatten().tolist()
+    return choice
+
+
+@pytest.mark.parametrize("mode", ["hidden", "hidden_last", "hidden_avg", "cheap_embed", "random", "uniform_random"])
+def test_a_file_of_mergekits_becomes_a_mixtral(zoo: Path, mode: str) -> None:
+    code, output = run(zoo, mixture(gate_mode=mode))
+    assert (code, "mixed into" in output) == (0, True), output
+    model = loaded(zoo)
+    assert type(model).__name__ == "MixtralForCausalLM"
+    assert model.config.num_experts_per_tok == 2
+    assert not list(zoo.glob(".*partial"))
+
+
+def test_model_level_takes_any_architecture_and_its_prompts_decide(zoo: Path) -> None:
+    config = mixture(level="model")
+    config["experts"][1]["source_model"] = "./other"
+    assert run(zoo, config)[0] == 0
+    model = loaded(zoo)
+    assert model.config.expert_names == ["a", "other"]
+    assert [routing(model, "12+3=") + routing(model, "def f(x):")] == [[0, 1]]
+
+
+def test_block_level_routes_every_layer(zoo: Path) -> None:
+    assert run(zoo, mixture(level="block", router={"type": "linear", "input": "sample"}))[0] == 0
+    assert len(routing(loaded(zoo), "12+3=")) == 2
+
+
+@pytest.mark.parametrize(("level", "decisions"), [("block", 1), ("model", 1)])
+def test_hybrids_keep_the_bottom_dense(zoo: Path, level: str, decisions: int) -> None:
+    assert run(zoo, mixture(level=level, dense_layers=1, trunk="mean"))[0] == 0
+    model = loaded(zoo)
+    assert model.config.dense_layers == 1
+    assert model.config.decide_once is (level == "model")
+    assert len(routing(model, "12+3=")) == decisions
+
+
+@pytest.mark.parametrize("level", ["ffn", "block", "model"])
+def test_the_seed_decides_random_routers(zoo: Path, level: str) -> None:
+    digests = []
+    for options in (["--seed", "1"], ["--seed", "1"], ["--seed", "2"]):
+        assert run(zoo, mixture(level=level, gate_mode="random"), *options)[0] == 0
+        digests.append(read_manifest(zoo / "out").digest)
+        (zoo / "out").rename(zoo / f"out-{len(digests)}")
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_dtype_of_the_base_is_kept_or_changed(zoo: Path) -> None:
+    run(zoo, mixture())
+    assert json.loads((zoo / "out" / "config.json").read_text())["dtype"] == "float32"
+    (zoo / "out").rename(zoo / "first")
+    run(zoo, mixture(dtype="bfloat16"))
+    assert json.loads((zoo / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_routers_that_tell_nobody_apart_are_told(zoo: Path) -> None:
+    alike = mixture(gate_mode="cheap_embed")
+    alike["experts"][0]["positive_prompts"] = ["aaaab"]
+    alike["experts"][1]["positive_prompts"] = ["aaaac"]
+    assert "hardly tell the experts apart" in run(zoo, alike)[1]
+    (zoo / "out").rename(zoo / "first")
+    same_tokens = mixture(level="model")
+    same_tokens["experts"][0]["positive_prompts"] = ["ab"]
+    same_tokens["experts"][1]["positive_prompts"] = ["ba"]
+    assert "the router cannot choose them" in run(zoo, same_tokens)[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"base_mode": "./base"}, "did you mean 'base_model'"),
+        ({"base_model": "./nowhere"}, "nowhere is not a folder"),
+        ({"base_model": "./base+./lora"}, "lora"),
+        ({"experts_per_token": 3}, "there are 2 experts"),
+        ({"router": {"input": "sample"}}, "set router.input to token"),
+        ({"dense_layers": 1}, "dense_layers need level block or model"),
+        ({"level": "block", "dense_layers": 2}, "set dense_layers to at most 1"),
+        ({"level": "model", "trunk": "mean"}, "nothing for trunk"),
+        ({"shared_experts": [{"source_model": "./a"}]}, "shared_experts are not supported"),
+        ({"architecture": "mixtral"}, "architecture is not supported"),
+        ({"experts": [{"source_model": "./a", "noise_scale": 0.1}]}, "noise_scale is not supported"),
+        ({"experts": [{"source_model": "./a"}, {"source_model": "./b"}]}, "no positive prompt"),
+        ({"level": "model", "experts": [{"source_model": "./a"}, {"source_model": "./b"}]}, "no positive prompt"),
+        ({"experts": [{"source_model": "./a", "positive_prompts": ["x"]}] * 2}, "same prompts"),
+        ({"experts": [{"source_model": "./other", "positive_prompts": ["x"]}], "experts_per_token": 1}, "differ"),
+    ],
+)
+def test_mistakes_are_told(zoo: Path, change: Config, told: str) -> None:
+    code, output = run(zoo, mixture() | change)
+    assert code == 1
+    assert told in output
+    assert not (zoo / "out").exists()
+
+
+def test_negative_prompts_belong_to_ffn_level(zoo: Path) -> None:
+    config = mixture()
+    config["experts"][0]["negative_prompts"] = ["Once upon"]
+    assert run(zoo, config)[0] == 0
+    (zoo / "out").rename(zoo / "first")
+    assert "negative_prompts are for level ffn" in run(zoo, config | {"level": "model"})[1]
+
+
+def test_an_existing_folder_is_not_touched(zoo: Path) -> None:
+    (zoo / "out").mkdir()
+    code, output = run(zoo, mixture())
+    assert (code, "exists already" in output) == (1, True)
+    assert not list((zoo / "out").iterdir())
