@@ -23,6 +23,7 @@ class Reason(StrEnum):
     EVALUATION_FAILED = "evaluation_failed"
     WORKER_LOST = "worker_lost"
     DISK_FULL = "disk_full"
+    HUB_UNAVAILABLE = "hub_unavailable"
     INTERNAL = "internal"
 
 

@@ -166,7 +166,7 @@ def _commit_routes(app: FastAPI, hub: Hub) -> None:
     async def commits(request: Request, owner: str, name: str, revision: str) -> Any:
         repository = hub.readable(request, f"{owner}/{name}")
         return [
-            {"id": c.oid, "title": c.title, "message": c.message, "authors": [], "date": c.at.isoformat()}
+            {"id": c.oid, "title": c.title, "message": c.message, "authors": [], "date": _date(c)}
             for c in repository.log(revision)
         ]
 
@@ -312,9 +312,13 @@ def _info(repository: Repository, commit: Commit, blobs: bool) -> dict[str, Any]
     return {
         "_id": "0", "id": repository.id, "modelId": repository.id, "sha": commit.oid, "private": repository.private,
         "gated": "manual" if repository.gated else False, "disabled": False, "tags": card.get("tags", []),
-        "lastModified": commit.at.isoformat().replace("+00:00", "Z"), "siblings": siblings, "cardData": card,
+        "lastModified": _date(commit), "siblings": siblings, "cardData": card,
         "downloads": 0, "likes": 0,
     }  # fmt: skip
+
+
+def _date(commit: Commit) -> str:
+    return commit.at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _card(commit: Commit) -> dict[str, Any]:

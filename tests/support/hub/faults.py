@@ -18,7 +18,7 @@ RATE_LIMITED = {
 
 @dataclass
 class Fault:
-    """What goes wrong for requests of that method and path, `times` times after the first `after` of them.
+    """What goes wrong for requests of that method ("*": any) and path, `times` times after the first `after` of them.
 
     status: answered so, and nothing is done. drop: nothing is done, no answer. lose: it is done, but the answer
     is lost. truncate: the body ends after `size` bytes. corrupt: the body's first byte is another. slow: a pause
@@ -38,7 +38,7 @@ class Fault:
 
     def strikes(self, method: str, path: str) -> bool:
         """Whether it hits this request; every matching request counts."""
-        if method != self.method or re.search(self.path, path) is None:
+        if self.method not in ("*", method) or re.search(self.path, path) is None:
             return False
         self.hits += 1
         return self.after < self.hits <= self.after + self.times
