@@ -191,8 +191,7 @@ def test_external_servers_by_default_and_bundled_ones_on_request() -> None:
     assert not find_all(objects(), "StatefulSet")
     rendered = objects(*TOGGLES["development"])
     assert find(rendered, "StatefulSet", "glue-model-glue-postgres")
-    sources = ((each["name"], each.get("valueFrom")) for each in given)
-    named = {name: source["secretKeyRef"]["name"] for name, source in sources if source}
+    given = container(components(rendered)["api"], "api")["env"]
     named = {
         variable["name"]: variable["valueFrom"]["secretKeyRef"]["name"] for variable in given if "valueFrom" in variable
     }
