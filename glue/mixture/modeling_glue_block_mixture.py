@@ -121,6 +121,8 @@ class BlockMixtureLayer(nn.Module):
         self.number = number
         self.decision = config.decision_of(number)
         self.experts_per_token = config.experts_per_token
+        # How often each expert was asked since loading; a sample counts when its routing is decided.
+        self.expert_usage = [0] * count
         decides = not config.decide_once or number == config.dense_layers
         self.block_router = BlockRouter(hidden, count) if decides else None
 
@@ -159,6 +161,8 @@ class BlockMixtureLayer(nn.Module):
         probabilities = router_logits.softmax(-1)
         order = probabilities.sort(dim=-1, descending=True, stable=True).indices
         chosen = torch.zeros_like(probabilities).scatter(-1, order[:, : self.experts_per_token], 1.0)
+        asked = chosen.sum(0).long().tolist()
+        self.expert_usage = [before + now for before, now in zip(self.expert_usage, asked, strict=True)]
         kept = probabilities * chosen
         return kept / kept.sum(-1, keepdim=True)
 
@@ -320,6 +324,12 @@ class GlueBlockMixtureForCausalLM(PreTrainedModel, GenerationMixin):
     def get_input_embeddings(self) -> nn.Module:
         embeddings: nn.Module = self.trunk.get_input_embeddings()
         return embeddings
+
+    @property
+    def expert_usage(self) -> list[list[int]]:
+        """For each decision, how often each expert was asked since loading."""
+        layers = [module for module in self.modules() if isinstance(module, BlockMixtureLayer)]
+        return [layer.expert_usage for layer in layers if layer.block_router is not None]
 
     @torch.no_grad()
     def route(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:

@@ -193,6 +193,8 @@ class GlueModelMixtureForCausalLM(PreTrainedModel, GenerationMixin):
         self.experts = nn.ModuleList(
             AutoModelForCausalLM.from_config(expert, **settings) for expert in config.expert_configs()
         )
+        # How often each expert was asked since loading; a sample counts when its routing is decided.
+        self.expert_usage = [0] * len(self.experts)
         self._accepted = [frozenset(inspect.signature(expert.forward).parameters) for expert in self.experts]
         self.sample_router = SampleRouter(config)
         self.supports_gradient_checkpointing = all(expert.supports_gradient_checkpointing for expert in self.experts)
@@ -219,6 +221,8 @@ class GlueModelMixtureForCausalLM(PreTrainedModel, GenerationMixin):
         probabilities = router_logits.softmax(-1)
         order = probabilities.sort(dim=-1, descending=True, stable=True).indices
         chosen = torch.zeros_like(probabilities).scatter(-1, order[:, : self.config.experts_per_token], 1.0)
+        asked = chosen.sum(0).long().tolist()
+        self.expert_usage = [before + now for before, now in zip(self.expert_usage, asked, strict=True)]
         kept = probabilities * chosen
         return kept / kept.sum(-1, keepdim=True)
 

@@ -210,6 +210,12 @@ def test_padded_generation_equals_one_by_one(model: Any, side: str, beams: int) 
         assert torch.equal(together[row, ids.shape[1] :], alone[0, len(sample) :])
 
 
+def test_usage_counts_each_decision(built: Path) -> None:
+    mixture: Any = loaded(built)
+    routing = mixture.route(prompts(7, 6))
+    assert mixture.expert_usage == routing.sum(0).long().tolist()
+
+
 def test_the_routing_of_the_prompt_is_kept(model: Any) -> None:
     ids = prompts(16, 4)
     answers = model.generate(ids, **LENGTH)

@@ -170,6 +170,16 @@ def test_the_router_stays_in_single_precision(built: MixtureFolders, model: Any)
     assert half(ids).logits.dtype == torch.bfloat16
 
 
+def test_usage_counts_each_sample_once(built: MixtureFolders) -> None:
+    model: Any = load_model(built.folder, torch.float32, "cpu")
+    assert model.expert_usage == [0, 0, 0]
+    ids = prompts(10, 6)
+    routing = model(ids).routing
+    assert model.expert_usage == routing.sum(0).long().tolist()
+    model.generate(ids, max_new_tokens=4, num_beams=2)
+    assert sum(model.expert_usage) == 20
+
+
 def test_ties_go_to_the_first_expert(built: MixtureFolders, tmp_path: Path) -> None:
     equal = RouterWeights(torch.ones(3, 16), torch.zeros(16))
     model: Any = load_model(mix(tmp_path / "mixture", built.experts, equal), torch.float32, "cpu")
