@@ -47,8 +47,8 @@ def build_block_mixture(
     """Write a block-level mixture into `out`, one tensor in memory at a time; a killed build goes on where it was.
 
     The bottom `dense_layers` layers have no experts (hybrid). Each routed layer decides for itself, or with
-    `decide_once` the first of them for all. `router.weight` is decisions x experts x hidden, `router.centre`
-    decisions x hidden. Equal inputs give equal bytes; the finished folder is read once more and verified.
+    `decide_once` the first of them for all. `router` has a dimension of decisions first. Equal inputs give equal
+    bytes; the finished folder is read once more and verified.
 
     Raises:
         IncompatibleModelsError: the models are not of one signature, or one is incomplete.
@@ -60,6 +60,7 @@ def build_block_mixture(
         trunk = [_opened(stack, base)] if base else dense
         check_alike([*trunk, *dense], "block")
         config = _config(experts, trunk[0], dtype, top_k, dense_layers, decide_once)
+        config.router_inner_size = router.inner_size
         _check_router(router, config, trunk[0].config.hidden_size)
         produce = _expert_tensors(config, dense, trunk, dtype) | _router_tensors(config, router, trunk[0])
         _check_names(config, produce, trunk[0].name)
@@ -98,8 +99,9 @@ def _config(
 
 def _check_router(router: RouterWeights, config: GlueBlockMixtureConfig, hidden: int) -> None:
     decisions = 1 if config.decide_once else config.num_hidden_layers - config.dense_layers
-    expected = (decisions, len(config.expert_names or []), hidden)
-    if tuple(router.weight.shape) != expected or tuple(router.centre.shape) != (decisions, hidden):
+    experts = len(config.expert_names or [])
+    if not router.has_shape(experts, hidden, (decisions,)):
+        expected = (decisions, experts, router.inner_size or hidden)
         raise ValueError(f"a router of shape {expected} is needed, this is {tuple(router.weight.shape)}")
 
 
@@ -136,9 +138,9 @@ def _router_tensors(config: GlueBlockMixtureConfig, router: RouterWeights, trunk
     for layer in range(config.dense_layers, last):
         place = f"trunk.{_layer_list(trunk)}.{layer}.block_router"
         decision = config.decision_of(layer)
-        for part, values in (("gate.weight", router.weight[decision]), ("centre", router.centre[decision])):
-            target = PlannedTensor(f"{place}.{part}", tuple(values.shape), torch.float32)
-            produce[target.name] = (target, partial(Tensor.float, values))
+        for part, values in router.tensors("gate.weight").items():
+            target = PlannedTensor(f"{place}.{part}", tuple(values.shape[1:]), torch.float32)
+            produce[target.name] = (target, partial(Tensor.float, values[decision]))
     return produce
 
 

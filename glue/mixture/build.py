@@ -71,6 +71,7 @@ def build_mixture(
         origins = [origin for index, each in enumerate(named) for origin in _expert_origins(index, *each, dtype)]
         origins.append(_router_embedding(embedding))
         config = _config(experts, [each.config for each in opened], origins[-1], dtype, top_k)
+        config.router_inner_size = router.inner_size
         weights = _router_tensors(router, len(experts), config.router_hidden_size)
         _check_vocabularies(config, experts, tokenizer_folder)
         planned = [origin.planned for origin in origins]
@@ -101,12 +102,12 @@ def _router_embedding(checkpoint: Checkpoint) -> _Origin:
 
 
 def _router_tensors(router: RouterWeights, experts: int, hidden: int) -> dict[str, Tensor]:
-    if router.weight.shape != (experts, hidden) or router.centre.shape != (hidden,):
+    if not router.has_shape(experts, hidden):
         raise ValueError(
             f"{experts} experts over an embedding of width {hidden} need a router of that shape, "
             f"not {tuple(router.weight.shape)} and {tuple(router.centre.shape)}"
         )
-    return {f"{ROUTER}.weight": router.weight.float(), f"{ROUTER}.centre": router.centre.float()}
+    return {f"{ROUTER}.{name}": value.float() for name, value in router.tensors("weight").items()}
 
 
 def _produce(origins: Mapping[str, _Origin], weights: Mapping[str, Tensor], name: str) -> Tensor:

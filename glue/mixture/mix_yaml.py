@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from glue.merging.mergekit_yaml import ModelReference
-from glue.specs.base import Spec, read_yaml
+from glue.specs.base import Number, Spec, read_yaml
 
 Level = Literal["ffn", "block", "model"]
 StoredDtype = Literal["float32", "bfloat16", "float16"]
@@ -32,11 +32,25 @@ class MixExpert(Spec):
         return _without_empty(value, "noise_scale", "residual_scale")
 
 
-class MixRouter(Spec):
-    """Linear routers; FFN level asks for each token, the other levels once for a sample."""
+class MixTraining(Spec):
+    """How a router learns whose prompt is whose; `hidden` is the width between the layers of type mlp."""
 
-    type: Literal["linear"] = "linear"
+    hidden: int = Field(default=64, ge=1, le=65536)
+    steps: int = Field(default=300, ge=1, le=100_000)
+    learning_rate: Number = Field(default=0.01, gt=0, le=1)
+
+
+class MixRouter(Spec):
+    """FFN level asks for each token, the other levels once for a sample. Type mlp is trained, linear can be."""
+
+    type: Literal["linear", "mlp"] = "linear"
     input: Literal["token", "sample"] | None = None
+    train: MixTraining | None = None
+
+    @property
+    def training(self) -> MixTraining | None:
+        """How it is trained; none where prototypes make it."""
+        return self.train or (MixTraining() if self.type == "mlp" else None)
 
 
 class MixFile(Spec):
@@ -73,6 +87,10 @@ class MixFile(Spec):
         routed = "token" if self.level == "ffn" else "sample"
         if self.router.input not in (None, routed):
             raise ValueError(f"level {self.level} routes each {routed}; set router.input to {routed} or leave it out")
+        if self.level == "ffn" and self.router.training:
+            raise ValueError("routers of level ffn are linear and come from gate_mode; leave router.type and train out")
+        if self.draws_gates and self.router.training:
+            raise ValueError("a router is drawn or trained, not both; leave out gate_mode or router.type and train")
         if self.level == "ffn" and self.dense_layers:
             raise ValueError("dense_layers need level block or model: stock mixtures have experts in every layer")
         if self.level == "model" and not self.dense_layers and self.trunk == "mean":

@@ -1,10 +1,10 @@
 """A mixture of decoder layers: every layer holds one layer of each expert, and a router picks for each sample.
 
 This file travels with the checkpoint and needs torch and transformers, nothing else. Embedding, final norm and
-head are shared; the experts' layers have one architecture. A router is linear on the mean, over the prompt's
-unmasked tokens, of the states that enter its layer (Model-GLUE, arXiv 2410.05357: block level, linear router,
-sample input). The bottom `dense_layers` layers have no experts (hybrid); with `decide_once` the first routed
-layer decides for all above it (the paper's model level over shared embeddings).
+head are shared; the experts' layers have one architecture. A router is linear, or two linear layers with a ReLU
+between them, on the mean, over the prompt's unmasked tokens, of the states that enter its layer (Model-GLUE, arXiv
+2410.05357: block level, sample input). The bottom `dense_layers` layers have no experts (hybrid); with
+`decide_once` the first routed layer decides for all above it (the paper's model level over shared embeddings).
 
 `routing` is a float tensor, samples x decisions x experts: each expert's weight for each sample, 0 for those
 not asked; one decision a routed layer, or one for all. It is decided on the prompt once for a sample and kept
@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -42,6 +43,7 @@ class GlueBlockMixtureConfig(PreTrainedConfig):
     experts_per_token: int = 1
     dense_layers: int = 0
     decide_once: bool = False
+    router_inner_size: int = 0
     vocab_size: int = 0
     num_hidden_layers: int = 0
     tie_word_embeddings: bool = False
@@ -95,20 +97,28 @@ _CALL: ContextVar[_Call] = ContextVar("glue_block_mixture_call")
 
 
 class BlockRouter(nn.Module):
-    """Logits over the experts for whole samples: W (mean state - centre). Only W can be trained."""
+    """Logits over the experts for whole samples: W x, or W relu(V x + b), where x is the mean state - centre."""
 
     centre: Tensor
 
-    def __init__(self, hidden: int, experts: int) -> None:
+    def __init__(self, hidden: int, inner: int, experts: int) -> None:
         super().__init__()
-        self.gate = nn.Linear(hidden, experts, bias=False)
+        self.inner = nn.Linear(hidden, inner) if inner else None
+        self.gate = nn.Linear(inner or hidden, experts, bias=False)
+        # A buffer: loading makes every parameter trainable, and the centre stays as it is.
         self.register_buffer("centre", torch.zeros(hidden))
 
     def forward(self, states: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Samples x experts, float32."""
         features = pool_states(states, attention_mask) - self.centre
-        # Sample by sample and as sums of products: neither the batch size nor autocast changes the rounding.
-        return torch.stack([(self.gate.weight * feature).sum(-1) for feature in features])
+        return torch.stack([self._logits(feature) for feature in features])
+
+    def _logits(self, feature: Tensor) -> Tensor:
+        # Of one sample, as a matrix product may round differently for another batch size; and as sums of products,
+        # which autocast leaves in float32.
+        if self.inner is not None:
+            feature = functional.relu((self.inner.weight * feature).sum(-1) + self.inner.bias)
+        return (self.gate.weight * feature).sum(-1)
 
 
 class BlockMixtureLayer(nn.Module):
@@ -124,7 +134,7 @@ class BlockMixtureLayer(nn.Module):
         # How often each expert was asked since loading; a sample counts when its routing is decided.
         self.expert_usage = [0] * count
         decides = not config.decide_once or number == config.dense_layers
-        self.block_router = BlockRouter(hidden, count) if decides else None
+        self.block_router = BlockRouter(hidden, config.router_inner_size, count) if decides else None
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Samples x tokens x hidden, in and out; everything else is passed on, cut to the expert's samples."""

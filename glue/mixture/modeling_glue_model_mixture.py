@@ -1,10 +1,10 @@
 """A mixture of whole causal language models: a router reads the prompt and picks the expert that answers it.
 
 This file travels with the checkpoint and needs torch and transformers, nothing else. Every expert keeps its own
-architecture, configuration, embedding, final norm and head; all share one tokenizer. The router is linear on the
-mean embedding of the prompt's unmasked tokens (Model-GLUE, arXiv 2410.05357: model level, linear router, sample
-input), so routing depends neither on padding nor on the other samples of a batch. It is decided once for a
-sample and kept for the whole generation.
+architecture, configuration, embedding, final norm and head; all share one tokenizer. The router is linear, or two
+linear layers with a ReLU between them, on the mean embedding of the prompt's unmasked tokens (Model-GLUE, arXiv
+2410.05357: model level, sample input), so routing depends neither on padding nor on the other samples of a batch.
+It is decided once for a sample and kept for the whole generation.
 
 `routing` is a float tensor, samples x experts: each expert's weight for each sample, 0 for those not asked. With
 one expert a sample the logits are exactly that expert's. With several they are the logarithm of the weighted
@@ -33,7 +33,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 
 class GlueModelMixtureConfig(PreTrainedConfig):
-    """The experts' own configurations, in order, and the router's shape."""
+    """The experts' own configurations, in order, and the router's shape; without an inner size it is linear."""
 
     model_type = "glue_model_mixture"
 
@@ -42,6 +42,7 @@ class GlueModelMixtureConfig(PreTrainedConfig):
     experts_per_token: int = 1
     router_vocab_size: int = 0
     router_hidden_size: int = 0
+    router_inner_size: int = 0
     vocab_size: int = 0
     num_hidden_layers: int = 0
     output_router_logits: bool = False
@@ -75,25 +76,31 @@ def pool_features(embedding: Tensor, input_ids: Tensor, attention_mask: Tensor |
 
 
 class SampleRouter(nn.Module):
-    """Logits over the experts for a whole sample: W (mean embedding - centre). Only W can be trained."""
+    """Logits over the experts for a whole sample: W x, or W relu(V x + b), where x is the mean embedding - centre."""
 
     embedding: Tensor
     centre: Tensor
 
     def __init__(self, config: GlueModelMixtureConfig) -> None:
         super().__init__()
-        hidden = config.router_hidden_size
+        hidden, inner = config.router_hidden_size, config.router_inner_size
         # Buffers: loading makes every parameter trainable, and these two stay as they are.
         self.register_buffer("embedding", torch.empty(config.router_vocab_size, hidden))
         self.register_buffer("centre", torch.empty(hidden))
-        self.weight = nn.Parameter(torch.empty(len(config.experts or []), hidden))
+        self.inner = nn.Linear(hidden, inner) if inner else None
+        self.weight = nn.Parameter(torch.empty(len(config.experts or []), inner or hidden))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Samples x experts, float32."""
         features = pool_features(self.embedding, input_ids, attention_mask) - self.centre
-        # Sample by sample, as a matrix product may round differently for another batch size; and as sums of
-        # products, which autocast leaves in float32.
-        return torch.stack([(self.weight * feature).sum(-1) for feature in features])
+        return torch.stack([self._logits(feature) for feature in features])
+
+    def _logits(self, feature: Tensor) -> Tensor:
+        # Of one sample, as a matrix product may round differently for another batch size; and as sums of products,
+        # which autocast leaves in float32.
+        if self.inner is not None:
+            feature = functional.relu((self.inner.weight * feature).sum(-1) + self.inner.bias)
+        return (self.weight * feature).sum(-1)
 
 
 class MixtureCache(Cache):
@@ -204,6 +211,7 @@ class GlueModelMixtureForCausalLM(PreTrainedModel, GenerationMixin):
             getattr(self, needs).update(*(getattr(expert, needs) for expert in self.experts))
 
     def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)  # type: ignore[no-untyped-call]
         if isinstance(module, SampleRouter):
             init.normal_(module.embedding, std=0.02)
             init.normal_(module.weight, std=0.02)

@@ -17,6 +17,7 @@ from glue.mixture.modeling_glue_block_mixture import pool_states
 from glue.mixture.modeling_glue_model_mixture import pool_features
 
 __all__ = [
+    "InnerLayer",
     "RouterWeights",
     "embedding_tensor",
     "layer_prototypes",
@@ -24,17 +25,62 @@ __all__ = [
     "pool_layer_states",
     "prototypes",
     "read_embedding",
+    "stacked",
 ]
 
 _SMALLEST_LENGTH = 1e-8
 
 
 @dataclass(frozen=True)
+class InnerLayer:
+    """The first layer of a router of two: `weight` is inner x hidden, `bias` inner, both float32."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True)
 class RouterWeights:
-    """`weight` is experts x hidden, `centre` hidden, both float32: logits are weight (features - centre)."""
+    """A router: logits are weight (features - centre), or with an inner layer weight relu(inner (features - centre)).
+
+    `weight` is experts x hidden (with an inner layer experts x inner), `centre` hidden, both float32. Routers of
+    several layers have a dimension of decisions first.
+    """
 
     weight: Tensor
     centre: Tensor
+    inner: InnerLayer | None = None
+
+    @property
+    def inner_size(self) -> int:
+        """The inner layer's width; 0 where there is none."""
+        return 0 if self.inner is None else self.inner.bias.shape[-1]
+
+    def has_shape(self, experts: int, hidden: int, decisions: tuple[int, ...] = ()) -> bool:
+        """Whether every tensor has the shape that such a router needs."""
+        shapes = [(self.weight, (experts, self.inner_size or hidden)), (self.centre, (hidden,))]
+        if self.inner is not None:
+            shapes += [(self.inner.weight, (self.inner_size, hidden)), (self.inner.bias, (self.inner_size,))]
+        return all(tuple(tensor.shape) == (*decisions, *shape) for tensor, shape in shapes)
+
+    def tensors(self, weight: str) -> dict[str, Tensor]:
+        """The tensors by their names in a checkpoint, where the last layer is called `weight`."""
+        named = {weight: self.weight, "centre": self.centre}
+        if self.inner is not None:
+            named |= {"inner.weight": self.inner.weight, "inner.bias": self.inner.bias}
+        return named
+
+
+def stacked(routers: Sequence[RouterWeights]) -> RouterWeights:
+    """Routers of several layers as one, with a dimension of decisions first."""
+    inner = [router.inner for router in routers if router.inner is not None]
+    return RouterWeights(
+        torch.stack([router.weight for router in routers]),
+        torch.stack([router.centre for router in routers]),
+        InnerLayer(torch.stack([one.weight for one in inner]), torch.stack([one.bias for one in inner]))
+        if inner
+        else None,
+    )
 
 
 def prototypes(features: Tensor, assignment: Sequence[int | None], experts: int) -> RouterWeights:
@@ -66,9 +112,7 @@ def layer_prototypes(states: Tensor, assignment: Sequence[int | None], experts: 
     Raises:
         ValueError: lengths differ, or an expert has no context.
     """
-    routers = [prototypes(layer, assignment, experts) for layer in states.unbind(1)]
-    weight = torch.stack([router.weight for router in routers])
-    return RouterWeights(weight, torch.stack([router.centre for router in routers]))
+    return stacked([prototypes(layer, assignment, experts) for layer in states.unbind(1)])
 
 
 @torch.no_grad()

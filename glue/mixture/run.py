@@ -40,6 +40,7 @@ from glue.mixture.router import (
     prototypes,
     read_embedding,
 )
+from glue.mixture.training import RouterTraining, train_layer_routers, train_router
 from glue.mixture.writing import ExpertSource, Output
 from glue.references.folders import folder_commit, read_config
 from glue.specs.digests import digest_of
@@ -67,6 +68,13 @@ class _Mix:
     @property
     def prompts(self) -> tuple[ExpertPrompts, ...]:
         return tuple(ExpertPrompts(each.positive_prompts, each.negative_prompts) for each in self.file.experts)
+
+    def training(self) -> RouterTraining | None:
+        chosen = self.file.router.training
+        if chosen is None:
+            return None
+        inner = chosen.hidden if self.file.router.type == "mlp" else 0
+        return RouterTraining(inner, chosen.steps, chosen.learning_rate, self.seed)
 
     def layers_and_hidden(self) -> tuple[int, int]:
         config = meta_model(read_config(self.base.folder)).config
@@ -164,7 +172,9 @@ def _block(mix: _Mix, output: Output, *, decide_once: bool = False) -> tuple[str
         router = RouterWeights(gates, torch.zeros(len(gates), hidden))
     else:
         states, assignment = _pooled(mix, partial(pool_layer_states, mix.base_model()))
-        router = layer_prototypes(states[:, decided], assignment, len(mix.experts))
+        training = mix.training()
+        learn = partial(train_layer_routers, training=training) if training else layer_prototypes
+        router = learn(states[:, decided], assignment, len(mix.experts))
     build_block_mixture(
         output.folder,
         mix.experts,
@@ -179,7 +189,7 @@ def _block(mix: _Mix, output: Output, *, decide_once: bool = False) -> tuple[str
         token=output.token,
         progress=output.progress,
     )
-    return _silent_note(router)
+    return _silent_note(mix, router)
 
 
 def _model(mix: _Mix, output: Output) -> tuple[str, ...]:
@@ -191,7 +201,9 @@ def _model(mix: _Mix, output: Output) -> tuple[str, ...]:
         router = RouterWeights(_drawn(mix, 1, hidden)[0], torch.zeros(hidden))
     else:
         features, assignment = _pooled(mix, partial(pool_features, embedding))
-        router = prototypes(features, assignment, len(mix.experts))
+        training = mix.training()
+        learn = partial(train_router, training=training) if training else prototypes
+        router = learn(features, assignment, len(mix.experts))
     build_mixture(
         output.folder,
         mix.experts,
@@ -204,7 +216,7 @@ def _model(mix: _Mix, output: Output) -> tuple[str, ...]:
         token=output.token,
         progress=output.progress,
     )
-    return _silent_note(router)
+    return _silent_note(mix, router)
 
 
 _LEVELS: dict[str, Callable[[_Mix, Output], tuple[str, ...]]] = {"ffn": _ffn, "block": _block, "model": _model}
@@ -227,8 +239,8 @@ def _degenerate_note(gates: Tensor) -> tuple[str, ...]:
     return (f"the gates of these layers hardly tell the experts apart, some will be idle: {named}",)
 
 
-def _silent_note(router: RouterWeights) -> tuple[str, ...]:
-    if (router.weight.norm(dim=-1) > 0.5).all():
+def _silent_note(mix: _Mix, router: RouterWeights) -> tuple[str, ...]:
+    if mix.training() or (router.weight.norm(dim=-1) > 0.5).all():
         return ()
     return ("some experts' prompts do not differ from the others', so the router cannot choose them",)
 

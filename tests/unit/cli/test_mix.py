@@ -74,6 +74,17 @@ def test_block_level_routes_every_layer(zoo: Path) -> None:
     assert len(routing(loaded(zoo), "12+3=")) == 2
 
 
+@pytest.mark.parametrize("level", ["block", "model"])
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_a_router_can_be_trained_on_the_prompts(zoo: Path, level: str, kind: str) -> None:
+    router = {"type": kind, "train": {"hidden": 8, "steps": 100}}
+    assert run(zoo, mixture(level=level, router=router))[0] == 0
+    model = loaded(zoo)
+    assert model.config.router_inner_size == (8 if kind == "mlp" else 0)
+    # The first layer sees a prompt as it was pooled for training; above, the mixture itself has changed the states.
+    assert [routing(model, text)[0] for text in ("12+3=", "9*9=", "def f(x):")] == [0, 0, 1]
+
+
 @pytest.mark.parametrize(("level", "decisions"), [("block", 1), ("model", 1)])
 def test_hybrids_keep_the_bottom_dense(zoo: Path, level: str, decisions: int) -> None:
     assert run(zoo, mixture(level=level, dense_layers=1, trunk="mean"))[0] == 0
@@ -121,6 +132,8 @@ def test_routers_that_tell_nobody_apart_are_told(zoo: Path) -> None:
         ({"base_model": "./base+./lora"}, "lora"),
         ({"experts_per_token": 3}, "there are 2 experts"),
         ({"router": {"input": "sample"}}, "set router.input to token"),
+        ({"router": {"type": "mlp"}}, "routers of level ffn are linear"),
+        ({"level": "model", "gate_mode": "random", "router": {"type": "mlp"}}, "drawn or trained, not both"),
         ({"dense_layers": 1}, "dense_layers need level block or model"),
         ({"level": "block", "dense_layers": 2}, "set dense_layers to at most 1"),
         ({"level": "model", "trunk": "mean"}, "nothing for trunk"),
