@@ -25,7 +25,8 @@ def _open(spec: JobSpec) -> dict[str, Checkpoint]:
 
 def resident_model(member: str, dtype: str, spec: JobSpec, outcomes: Outcomes, context: Context) -> PreTrainedModel:
     """A model of the member's signature whose parameters any candidate of it can be merged into."""
-    key = (outcomes.resolve().model(member).signature, dtype, context.device)
+    inspected = outcomes.resolve().model(member)
+    key = (inspected.signature, inspected.vocabulary, dtype, context.device)
     folder = Path(spec.paths()[member])
     return context.keep("model", key, lambda: load_model(folder, DTYPES[dtype], context.device))
 

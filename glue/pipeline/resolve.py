@@ -59,7 +59,7 @@ def _inspected(name: str, folder: Path, config: dict[str, Any], tensors: Mapping
 
 
 def advance(request: UnitRequest, spec: JobSpec) -> UnitOutcome:
-    """Group the members by signature, in zoo order.
+    """Group the members by signature and vocabulary rows, in zoo order.
 
     Raises:
         IncompatibleModelsError: the members do not share one tokenizer.
@@ -67,9 +67,10 @@ def advance(request: UnitRequest, spec: JobSpec) -> UnitOutcome:
     models = tuple(InspectedModel.parse(unit.result) for unit in request.units)
     members = [model for model in models if model.name in spec.zoo.member_names()]
     _one_tokenizer(members)
-    groups: dict[str, list[str]] = {}
+    groups: dict[tuple[str, int], list[str]] = {}
     for member in members:
-        groups.setdefault(member.signature, []).append(member.name)
+        # One tokenizer, but embeddings padded to other sizes: a search merges into one resident model.
+        groups.setdefault((member.signature, member.vocabulary), []).append(member.name)
     result = ResolveResult(models=models, groups=tuple(tuple(group) for group in groups.values()))
     return UnitOutcome(result.as_json(), finished=True)
 

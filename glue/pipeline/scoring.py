@@ -1,5 +1,6 @@
 """Units that score: a candidate merged straight into a resident model, or the mixture from its folder."""
 
+from pathlib import Path
 from time import monotonic
 
 from transformers import PreTrainedModel
@@ -11,6 +12,8 @@ from glue.mixture.load import load_model
 from glue.pipeline.context import Context
 from glue.pipeline.models import DTYPES, checkpoints, resident_model, zoo_tokenizer
 from glue.pipeline.outcomes import Outcomes
+from glue.references.folders import folder_commit
+from glue.specs.errors import InvalidInputError, Problem
 from glue.specs.expression import Candidate, members_of
 from glue.specs.job import JobSpec
 from glue.specs.plan import UnitOutcome, UnitRequest
@@ -62,9 +65,20 @@ def suites(spec: JobSpec, context: Context) -> dict[str, Suite]:
 
 
 def _suites(spec: JobSpec, context: Context) -> dict[str, Suite]:
+    for name in ("proxy", "report"):
+        _check_unchanged(name, spec)
     proxy, report = load_suite(spec.proxy), load_suite(spec.report)
     check_disjoint(proxy, report)
     return {"proxy": proxy, "report": report}
+
+
+def _check_unchanged(name: str, spec: JobSpec) -> None:
+    folder, commit = suite_spec_of(name, spec).include_path, spec.suite_commits.get(name)
+    if folder is not None and commit is not None and folder_commit(Path(folder)) != commit:
+        detail = f"the task folder of the {name} suite changed since the job was submitted"
+        raise InvalidInputError(
+            detail, [Problem(f"/{name}/include_path", "tasks_changed", detail, "submit the job again")]
+        )
 
 
 def _score(model: PreTrainedModel, name: str, spec: JobSpec, context: Context) -> SuiteScore:

@@ -187,6 +187,28 @@ def test_suites_that_share_an_item_are_refused(zoo: Path, tmp_path: Path) -> Non
         InProcess(job_spec(own), tmp_path / "home").run()
 
 
+def test_tasks_that_changed_since_submission_are_told(tmp_path: Path) -> None:
+    own = build_tiny_zoo(tmp_path / "zoo")
+    spec = job_spec(own)
+    with (own / "tasks/choose.jsonl").open("a") as items:
+        items.write('{"question": "late:", "answers": ["a", "b", "c", "d"], "right": 1}\n')
+    with pytest.raises(InvalidInputError, match="task folder of the proxy suite changed"):
+        InProcess(spec, tmp_path / "home").run()
+
+
+def test_embeddings_padded_to_another_size_are_no_family(tmp_path: Path) -> None:
+    own = build_tiny_zoo(tmp_path / "zoo")
+    tiny_llama(own / "models/bee", vocab_size=128)
+    run = InProcess(job_spec(own), tmp_path / "home")
+    run.run()
+    assert [family["members"] for family in run.outcome("similarity")["families"]] == [
+        ["ant"],
+        ["bee"],
+        ["cat"],
+        ["dog"],
+    ]
+
+
 @pytest.mark.parametrize(
     "search",
     [
