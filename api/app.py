@@ -12,6 +12,9 @@ from api.middleware import Surroundings
 from api.routes import artifacts, events, health, jobs, workers, zoos
 from api.settings import Settings
 from glue.records.database import Database
+from glue.telemetry.logs import configure_logs
+from glue.telemetry.metrics import serve_metrics
+from glue.telemetry.traces import flush_traces
 
 # As many as there are threads that can run a handler, so that none waits for a connection.
 POOL_SIZE = 30
@@ -22,10 +25,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.settings = settings or Settings()
+        app.state.settings = told = settings or Settings()
+        if told.log_format:
+            configure_logs()
+        serve_metrics(told.metrics_port)
         app.state.database = Database(app.state.settings.database_url, POOL_SIZE)
         yield
         app.state.database.dispose()
+        flush_traces()
 
     app = FastAPI(
         title="Model-GLUE",

@@ -1,10 +1,17 @@
 """What surrounds every request: its id, headers of every answer, and the last resort for an error."""
 
+import logging
+from time import monotonic
+
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import internal_error
 from api.request_ids import HEADER, begin_request
+from glue.telemetry.logs import note
+from glue.telemetry.metrics import REQUESTS
+
+logger = logging.getLogger(__name__)
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self';"
@@ -16,6 +23,13 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+
+
+def _account(scope: Scope, status: int, seconds: float) -> None:
+    """One request in metrics and log. Paths hold ids, so it is the route that is counted."""
+    route = getattr(scope.get("route"), "path", "other")
+    REQUESTS.labels(scope["method"], route, str(status)).observe(seconds)
+    logger.info("%s %s %d in %.1f ms", scope["method"], scope["path"], status, 1000 * seconds)
 
 
 class Surroundings:
@@ -30,12 +44,14 @@ class Surroundings:
             await self._app(scope, receive, send)
             return
         request_id = begin_request(Headers(scope=scope).get(HEADER))
-        started = False
+        note(request_id=request_id)
+        started, began = False, monotonic()
 
         async def send_with_headers(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                _account(scope, message["status"], monotonic() - began)
                 headers = MutableHeaders(scope=message)
                 headers[HEADER] = request_id
                 for name, value in _HEADERS.items():

@@ -20,6 +20,7 @@ from glue.specs.plan import WorkerClass
 from workers.engine.process import Interruption, WarmEngine
 from workers.heartbeat import Heartbeat, Lease
 from workers.logs import brief
+from workers.observe import observed, watch
 from workers.settings import Settings
 from workers.unit_runner import UnitRunner, described
 
@@ -53,6 +54,7 @@ class Executor:
         self._unanswered: list[Event] = []
         self._draining_since: float | None = None
         self._busy_at = monotonic()
+        watch(settings.home, lambda: self.engine_pid)
         self._thread = Thread(target=self._live, name="executor", daemon=True)
 
     @property
@@ -119,9 +121,13 @@ class Executor:
     def _rest(self) -> None:
         """Wait for the bell or the next poll; an engine that nobody needed for a while gives its memory back."""
         if self._draining_since is None:
-            self._listen(self._settings.poll)
-        if monotonic() - self._busy_at > _IDLE_ENGINE_SECONDS:
+            self._listen(min(self._settings.poll, self._settings.idle_exit or self._settings.poll))
+        idle = monotonic() - self._busy_at
+        if idle > _IDLE_ENGINE_SECONDS:
             self._engine.stop()
+        if 0 < self._settings.idle_exit < idle:
+            logger.info("worker %s: no work for %.0f s, leaving", self._identity.id, idle)
+            self.drain()
 
     def _listen(self, seconds: float) -> None:
         try:
@@ -145,10 +151,13 @@ class Executor:
             claim = leases.claim(session, self._identity, self._lease)
         if claim is None:
             return False
-        with self._heartbeat.hold(claim, asked + self._settings.lease) as lease:
-            ending = self._runner.run(claim, lease, lambda: self._interruption(lease))
-        self._busy_at = monotonic()
-        logger.info("%s: %s after %.2f s", described(claim), ending, self._busy_at - asked)
+        with (
+            observed(claim, self._identity.id) as seen,
+            self._heartbeat.hold(claim, asked + self._settings.lease) as lease,
+        ):
+            seen.ending = self._runner.run(claim, lease, lambda: self._interruption(lease))
+            self._busy_at = monotonic()
+            logger.info("%s: %s after %.2f s", described(claim), seen.ending, self._busy_at - asked)
         return True
 
     def _interruption(self, lease: Lease) -> Interruption | None:

@@ -17,6 +17,8 @@ from sqlalchemy.exc import DBAPIError
 from glue.records import leases, workers
 from glue.records.database import Database
 from glue.records.leases import Claim, WorkerIdentity
+from glue.telemetry.metrics import HEARTBEATS
+from glue.telemetry.pulse import beat
 from workers.engine.process import Interruption
 from workers.logs import brief
 
@@ -85,7 +87,11 @@ class Heartbeat:
     def _beat_until_stopped(self) -> None:
         wait = 0.0
         while not self._stopped.wait(wait):
-            wait = self._duration.total_seconds() / (_BEATS_PER_LEASE if self._try_to_beat() else _RETRIES_PER_LEASE)
+            taken = self._try_to_beat()
+            # Whether the database took it or not: this thread lives.
+            beat("heartbeat")
+            HEARTBEATS.labels("taken" if taken else "missed").inc()
+            wait = self._duration.total_seconds() / (_BEATS_PER_LEASE if taken else _RETRIES_PER_LEASE)
         self._forget()
 
     def _try_to_beat(self) -> bool:

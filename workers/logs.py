@@ -2,8 +2,6 @@
 
 from urllib.parse import urlsplit, urlunsplit
 
-LOG_FORMAT = "[%(asctime)s: %(levelname)s/%(threadName)s] %(message)s"
-
 
 def masked(url: str) -> str:
     """The address without its password."""

@@ -13,9 +13,13 @@ from time import monotonic, sleep
 from glue.records.database import Database
 from glue.records.leases import Backoff, reap
 from glue.records.outbox import mark_sent, take_unsent, waiting_classes
+from glue.telemetry.logs import configure_logs
+from glue.telemetry.metrics import REAPED, WAKE_UPS, serve_metrics
+from glue.telemetry.pulse import beat
 from workers.broker import Announcements, Broker, Carrier
 from workers.listener import Listener
-from workers.logs import LOG_FORMAT, brief, masked
+from workers.logs import brief, masked
+from workers.queue_metrics import QueueCollector
 from workers.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -55,7 +59,7 @@ class Dispatcher:
         sent: list[int] = []
         try:
             for row_id, worker_class in due:
-                self._carrier.publish(worker_class)
+                self._publish(worker_class)
                 sent.append(row_id)
         finally:
             if sent:
@@ -69,7 +73,11 @@ class Dispatcher:
         for worker_class in classes:
             # A message that still waits says the same; without this they would pile up while all slots are busy.
             if not self._carrier.holds(worker_class):
-                self._carrier.publish(worker_class)
+                self._publish(worker_class)
+
+    def _publish(self, worker_class: str) -> None:
+        self._carrier.publish(worker_class)
+        WAKE_UPS.labels(worker_class).inc()
 
 
 class Reaper:
@@ -84,20 +92,23 @@ class Reaper:
     def step(self) -> None:
         """Wait for the next round, then take back whatever has expired."""
         self._stop.wait(self._every)
-        while (lost := self._reap()) == _BATCH:
+        while self._reap() == _BATCH:
             pass
-        if lost:
-            logger.warning("%d expired leases were taken back", lost)
 
     def _reap(self) -> int:
         with self._database.transaction() as session:
-            return reap(session, _BATCH, self._backoff)
+            lost = reap(session, _BATCH, self._backoff)
+        if lost:
+            logger.warning("%d expired leases were taken back", lost)
+            REAPED.inc(lost)
+        return lost
 
 
 def repeat(step: Callable[[], None], name: str, stop: Event) -> None:
     """Take the step for ever; a failure (a server restarts) costs a pause that doubles up to two seconds."""
     pause = _FIRST_RETRY_SECONDS
     while not stop.is_set():
+        beat(name)
         try:
             step()
             pause = _FIRST_RETRY_SECONDS
@@ -110,6 +121,7 @@ def repeat(step: Callable[[], None], name: str, stop: Event) -> None:
 def serve(settings: Settings, stop: Event) -> None:
     """Run both until `stop`, and return within a second of it whatever a server that hangs makes of it."""
     database = Database(settings.database_url, pool_size=2)
+    serve_metrics(settings.metrics_port, [QueueCollector(database)])
     republish = timedelta(seconds=settings.republish)
     carrier = Broker(settings.redis_url) if settings.redis_url else Announcements(database)
     dispatcher = Dispatcher(database, Listener(settings.database_url), carrier, republish)
@@ -128,7 +140,7 @@ def serve(settings: Settings, stop: Event) -> None:
 
 def main() -> None:
     """Serve until SIGTERM or Ctrl-C."""
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    configure_logs()
     settings, stop = Settings.model_validate({}), Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -26,6 +26,10 @@ class Settings(BrokerSettings):
     `engine_memory` is the resident size above which an engine is replaced between units; 0 sets no limit.
     `drain` is how long a running unit may still take after SIGTERM before it is given back; `retry` is the
     wait before a failed unit is tried again, doubled by every failure; a lost one waits half as long.
+    With `idle_exit` a slot without a broker ends after so long without a unit; `metrics_port` 0 serves no metrics;
+    an empty `artifacts_url` keeps finished folders in `home` alone.
+    `secret_keys` open the owners' Hub tokens, `hub_budget` is what models of the Hub may take on disk; 0 sets
+    no limit.
     """
 
     database_url: str = Field(repr=False)
@@ -42,6 +46,11 @@ class Settings(BrokerSettings):
     device: Literal["cpu", "cuda"] = Field(default="cpu", validation_alias="GLUE_DEVICE")
     device_memory: int = Field(default=0, ge=0, validation_alias="GLUE_GPU_MEMORY_BYTES")
     engine_memory: int = Field(default=0, ge=0, validation_alias="GLUE_ENGINE_MEMORY_BYTES")
+    secret_keys: str = Field(default="", repr=False, validation_alias="GLUE_SECRET_KEY")
+    hub_budget: int = Field(default=0, ge=0, validation_alias="GLUE_HUB_CACHE_BYTES")
+    metrics_port: int = Field(default=0, ge=0, le=65535, validation_alias="GLUE_METRICS_PORT")
+    idle_exit: float = Field(default=0, ge=0, validation_alias="GLUE_IDLE_EXIT_SECONDS")
+    artifacts_url: str = Field(default="", repr=False, validation_alias="GLUE_ARTIFACTS_URL")
     engine_runner: str = Field(default=REGISTRY_RUNNER, validation_alias="GLUE_ENGINE_RUNNER")
 
     @field_validator("worker_classes", mode="before")

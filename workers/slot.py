@@ -6,16 +6,27 @@ import signal
 from collections.abc import Sequence
 from threading import Thread
 
+from celery.signals import setup_logging
+
 from glue.specs.plan import WorkerClass
+from glue.telemetry.devices import DeviceCollector
+from glue.telemetry.logs import configure_logs
+from glue.telemetry.metrics import serve_metrics
+from glue.telemetry.traces import flush_traces
 from workers.app import app
 from workers.executor import Executor
 from workers.listener import Listener
-from workers.logs import LOG_FORMAT, masked
+from workers.logs import masked
 from workers.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 _LISTEN_SECONDS = 30.0
+
+
+@setup_logging.connect  # type: ignore[untyped-decorator]
+def keep_our_logs(**_: object) -> None:
+    """Celery sets up no logs of its own where somebody answers this signal: ours are set up already."""
 
 
 def serve_with_celery(name: str, classes: Sequence[WorkerClass]) -> None:
@@ -51,12 +62,16 @@ def main() -> None:
     classes = (
         [WorkerClass(name) for name in arguments.classes.split(",")] if arguments.classes else settings.worker_classes
     )
-    if settings.redis_url:
-        serve_with_celery(arguments.name, classes)
-        return
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    configure_logs()
+    serve_metrics(settings.metrics_port, [DeviceCollector()])
     logger.info("slot %s serves %s from %s", arguments.name, ",".join(classes), masked(settings.database_url))
-    serve_alone(settings, classes)
+    try:
+        if settings.redis_url:
+            serve_with_celery(arguments.name, classes)
+        else:
+            serve_alone(settings, classes)
+    finally:
+        flush_traces()
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from workers.score_cache import find_cached, keep_score
 from workers.settings import Settings
 
 logger = logging.getLogger(__name__)
+from workers.observe import count_outcome
 
 Value = TypeVar("Value")
 Interrupt = Callable[[], Interruption | None]
@@ -58,7 +59,7 @@ class UnitRunner:
         unit, token = claim.unit.unit_id, claim.token
         try:
             outcome = self._outcome(claim, lease, interruption)
-            return _Ending("succeeded", lambda session: self._complete(session, claim, outcome))
+            return _Ending("succeeded", lambda session: self._complete(session, claim, outcome), outcome=outcome)
         except UnitInterruptedError as stopped:
             if stopped.reason is Interruption.LOST:
                 return _Ending("lost, nothing is written")
@@ -125,6 +126,8 @@ class UnitRunner:
                     raise
                 if lease.interruption() is Interruption.LOST:
                     raise LeaseLost(f"the lease of {lease.unit_id} ended while the database was away") from error
+        if ending.outcome is not None:
+            count_outcome(claim, ending.outcome)
                 logger.warning("unit %s: the database does not answer: %s", lease.unit_id, brief(error))
             sleep(pause)
             pause = min(2 * pause, _LAST_RETRY_SECONDS)
@@ -153,3 +156,4 @@ def described(claim: Claim) -> str:
     unit = claim.unit
     place = f"{unit.stage}/{unit.family}" if unit.family else unit.stage
     return f"unit={unit.unit_id} job={unit.job_id} token={claim.token} stage={place} kind={unit.kind}"
+    outcome: UnitOutcome | None = None

@@ -1,6 +1,7 @@
 """`/v1/jobs`: submitted, read, cancelled, with their stages and units."""
 
 import secrets
+from time import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
@@ -12,6 +13,8 @@ from api.bodies import Body
 from api.dependencies import DEFAULT_LIMIT, CurrentSettings, Limit, Owner, Store, cursor, known_id
 from api.idempotency import Once, parse_key
 from api.problems import RefusalError
+from api.request_ids import current_request_id
+from api.settings import Settings
 from glue.plans.model_glue import stages_at_submission
 from glue.records import jobs, tables
 from glue.records.artifacts import list_artifacts
@@ -25,6 +28,7 @@ from glue.specs.zoo import ZooSpec
 
 MAX_SEED = 2**32
 
+from glue.telemetry.traces import submission_span
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 
@@ -39,7 +43,8 @@ def create_job(
     idempotency_key: Annotated[str | None, Header(description="The same key and body submit one job.")] = None,
 ) -> Response:
     """Submit a job. Every mistake that configs and headers tell is told now, all at once."""
-    request = JobRequest.parse(body)
+    began = time()
+    request = parse_request(body)
     once = Once(owner, parse_key(idempotency_key), "POST /v1/jobs", body)
     with store.transaction() as session:
         if reply := once.earlier(session):
@@ -65,7 +70,8 @@ def create_job(
         answer = _view(session, owner, row).model_dump(mode="json")
         location = f"/v1/jobs/{row.id}"
         once.keep(session, 201, location, answer)
-        return JSONResponse(answer, 201, {"Location": location})
+    submission_span(row.id, began, {"job_id": row.id, "request_id": current_request_id()})
+    return JSONResponse(answer, 201, {"Location": location})
 
 
 @router.get("", response_model=schemas.JobPage)

@@ -25,9 +25,12 @@ def upgrade(url: str) -> None:
 
 
 def schema_is_current(session: Session) -> bool:
-    """Whether the database stands at this release's revision."""
-    context = MigrationContext.configure(session.connection())
-    return context.get_current_heads() == _heads()
+    """Whether this release can work on the database: it stands at its revision, or at one of a later release.
+
+    Releases only add before they take away, so during an upgrade the old one works on the new one's schema.
+    """
+    stands_at = MigrationContext.configure(session.connection()).get_current_heads()
+    return stands_at == _heads() or (bool(stands_at) and not _known().intersection(stands_at))
 
 
 def migration_config(connection: Connection | None = None) -> Config:
@@ -36,6 +39,12 @@ def migration_config(connection: Connection | None = None) -> Config:
     config.set_main_option("script_location", str(files("migrations")).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
+
+
+@cache
+def _known() -> frozenset[str]:
+    directory = ScriptDirectory.from_config(migration_config())
+    return frozenset(revision.revision for revision in directory.walk_revisions())
 
 
 @cache

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 from glue.pipeline.context import Context
 from glue.specs.errors import DeviceMemoryError, DiskFullError, Fault, GlueError, Reason
 from glue.specs.plan import UnitOutcome, UnitRequest
+from glue.telemetry.logs import about, configure_logs
 from workers.engine.protocol import Answer, Done, Failed, Progress, Run, decode_run, encode_answer
 
 logger = logging.getLogger(__name__)
@@ -41,11 +42,15 @@ class Engine:
         """Answer every request until the pipe closes."""
         for line in requests:
             run = decode_run(line)
-            try:
-                self._say(Done(self._run(run)))
-            except (Exception, SystemExit) as error:
-                logger.exception("unit %s of job %s failed", run.request.unit_id, run.request.job_id)
-                self._say(Failed(described(error)))
+            with about(job_id=run.request.job_id, unit_id=run.request.unit_id):
+                self._serve(run)
+
+    def _serve(self, run: Run) -> None:
+        try:
+            self._say(Done(self._run(run)))
+        except (Exception, SystemExit) as error:
+            logger.exception("unit %s of job %s failed", run.request.unit_id, run.request.job_id)
+            self._say(Failed(described(error)))
 
     def _run(self, run: Run) -> UnitOutcome:
         # Loaded here and not at the start: what a library prints or breaks then belongs to a unit.
@@ -109,7 +114,7 @@ def main() -> None:
     arguments = parser.parse_args()
     tie_to(arguments.parent)
     offer_to_the_kernel()
-    logging.basicConfig(level=logging.INFO, format="[%(asctime)s: %(levelname)s/engine %(process)d] %(message)s")
+    configure_logs(f"engine {os.getpid()}")
     for descriptor in (arguments.requests, arguments.answers):
         os.set_inheritable(descriptor, False)
     with os.fdopen(arguments.requests, "rb") as requests, os.fdopen(arguments.answers, "wb") as answers:

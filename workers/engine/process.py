@@ -26,7 +26,7 @@ _CHUNK_BYTES = 1 << 16
 _LAST_BREATH_SECONDS = 1.0
 
 # Only these reach the engine: no address, password, key or token does.
-_NAMES = {"PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV", "XDG_CACHE_HOME"}
+_NAMES = {"GLUE_LOG_FORMAT", "PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV", "XDG_CACHE_HOME"}
 _PREFIXES = (
     "LC_", "PYTHON", "LD_", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "ATEN_", "TORCH", "PYTORCH_", "CUDA_", "CUBLAS_",
     "NCCL_", "NVIDIA_", "HF_", "TRANSFORMERS_",
