@@ -27,11 +27,11 @@ class Settings(BaseSettings):
     redis_url: str = Field(default="", repr=False)
     home: Path = Field(validation_alias="GLUE_HOME")
     roots: Annotated[tuple[Path, ...], NoDecode] = Field(default=(), validation_alias="GLUE_ROOTS")
-    event_poll: float = Field(default=0.5, gt=0, validation_alias="GLUE_EVENT_POLL_SECONDS")
     metrics_port: int = Field(default=0, ge=0, le=65535, validation_alias="GLUE_METRICS_PORT")
     artifacts_url: str = Field(default="", repr=False, validation_alias="GLUE_ARTIFACTS_URL")
     log_format: Literal["", "json", "text"] = Field(default="", validation_alias="GLUE_LOG_FORMAT")
     secret_keys: str = Field(default="", repr=False, validation_alias="GLUE_SECRET_KEY")
+    event_poll: float = Field(default=0.5, gt=0, validation_alias="GLUE_EVENT_POLL_SECONDS")
     event_ping: float = Field(default=15, gt=0, validation_alias="GLUE_EVENT_PING_SECONDS")
     event_stream: float = Field(default=600, gt=0, validation_alias="GLUE_EVENT_STREAM_SECONDS")
 

@@ -26,11 +26,11 @@ from workers.engine.process import (
 )
 from workers.heartbeat import Lease
 from workers.logs import brief
+from workers.observe import count_outcome
 from workers.score_cache import find_cached, keep_score
 from workers.settings import Settings
 
 logger = logging.getLogger(__name__)
-from workers.observe import count_outcome
 
 Value = TypeVar("Value")
 Interrupt = Callable[[], Interruption | None]
@@ -108,6 +108,8 @@ class UnitRunner:
             logger.exception("%s: its ending cannot be stored", described(claim))
             error_json = _error(Reason.INTERNAL, Fault.INTERNAL, brief(error))
             return self._settle(self._failure(claim, error_json, last=True), claim, lease)
+        if ending.outcome is not None:
+            count_outcome(claim, ending.outcome)
         return ending.word
 
     def _persist(self, write: Callable[[Session], Value], lease: Lease) -> Value:
@@ -126,8 +128,6 @@ class UnitRunner:
                     raise
                 if lease.interruption() is Interruption.LOST:
                     raise LeaseLost(f"the lease of {lease.unit_id} ended while the database was away") from error
-        if ending.outcome is not None:
-            count_outcome(claim, ending.outcome)
                 logger.warning("unit %s: the database does not answer: %s", lease.unit_id, brief(error))
             sleep(pause)
             pause = min(2 * pause, _LAST_RETRY_SECONDS)
@@ -140,6 +140,7 @@ class _Ending:
     word: str
     write: Callable[[Session], None] | None = None
     last: bool = False
+    outcome: UnitOutcome | None = None
 
 
 def _error(reason: Reason, fault: Fault, detail: str) -> dict[str, Any]:
@@ -156,4 +157,3 @@ def described(claim: Claim) -> str:
     unit = claim.unit
     place = f"{unit.stage}/{unit.family}" if unit.family else unit.stage
     return f"unit={unit.unit_id} job={unit.job_id} token={claim.token} stage={place} kind={unit.kind}"
-    outcome: UnitOutcome | None = None

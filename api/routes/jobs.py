@@ -25,10 +25,10 @@ from glue.references.resolve import resolve_job
 from glue.specs.errors import InvalidInputError, Problem
 from glue.specs.job import JobRequest
 from glue.specs.zoo import ZooSpec
+from glue.telemetry.traces import submission_span
 
 MAX_SEED = 2**32
 
-from glue.telemetry.traces import submission_span
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 
