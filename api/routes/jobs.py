@@ -14,7 +14,6 @@ from api.dependencies import DEFAULT_LIMIT, CurrentSettings, Limit, Owner, Store
 from api.idempotency import Once, parse_key
 from api.problems import RefusalError
 from api.request_ids import current_request_id
-from api.settings import Settings
 from glue.plans.model_glue import stages_at_submission
 from glue.records import jobs, tables
 from glue.records.artifacts import list_artifacts
@@ -44,7 +43,7 @@ def create_job(
 ) -> Response:
     """Submit a job. Every mistake that configs and headers tell is told now, all at once."""
     began = time()
-    request = parse_request(body)
+    request = JobRequest.parse(body)
     once = Once(owner, parse_key(idempotency_key), "POST /v1/jobs", body)
     with store.transaction() as session:
         if reply := once.earlier(session):
