@@ -32,6 +32,7 @@ def build_ffn_mixture(
     base: ExpertSource | None,
     tokenizer_folder: Path,
     *,
+    dense_layers: int = 0,
     top_k: int,
     dtype: str,
     shard_bytes: int,
@@ -40,13 +41,14 @@ def build_ffn_mixture(
 ) -> None:
     """Write an FFN-level mixture into `out`, one tensor in memory at a time; a killed build goes on where it was.
 
-    `gates` is layers x experts x hidden: the rows of each layer's router. Without `base`, everything but the
+    `gates` is layers x experts x hidden: the rows of each layer's router. The bottom `dense_layers` layers have no
+    experts (hybrid), and their gates are left aside. Without `base`, everything but the
     MLPs is the experts' mean, in double precision. Equal inputs give equal bytes; the finished folder is read
     once more and verified.
 
     Raises:
-        IncompatibleModelsError: the models are not of one signature, no stock architecture fits them, or one
-            is incomplete.
+        IncompatibleModelsError: the models are not of one signature, no stock architecture fits them or has
+            dense layers, or one is incomplete.
         DiskFullError: there is no space; nothing that looks finished is left.
         ValueError: the gates have another shape, or there are fewer than `top_k` experts.
     """
@@ -55,8 +57,8 @@ def build_ffn_mixture(
         trunk = [DenseModel(base.name, stack.enter_context(Checkpoint.open(base.folder)))] if base else dense
         check_alike([*trunk, *dense], "ffn")
         target = stock_target(trunk[0].config)
-        _check_numbers(gates, trunk[0].config, len(experts), top_k)
-        config = target.config_for(trunk[0].config, len(experts), top_k, dtype)
+        _check_numbers(gates, trunk[0].config, len(experts), top_k, dense_layers)
+        config = target.config_for(trunk[0].config, len(experts), top_k, dense_layers, dtype)
         shapes = architecture_of(config.to_dict()).shapes
         produce = {name: _producer(name, shape, target, gates, dense, trunk) for name, shape in shapes.items()}
         _check_nothing_lost(target, shapes, trunk[0], dense[0])
@@ -98,12 +100,14 @@ def _expert_tensor(target: StockTarget, name: str) -> tuple[int, str] | None:
     return int(found["expert"]), f"model.layers.{found['layer']}.mlp.{target.parts[found['part']]}.weight"
 
 
-def _check_numbers(gates: Tensor, config: PreTrainedConfig, experts: int, top_k: int) -> None:
+def _check_numbers(gates: Tensor, config: PreTrainedConfig, experts: int, top_k: int, dense_layers: int) -> None:
     expected = (config.num_hidden_layers, experts, config.hidden_size)
     if tuple(gates.shape) != expected:
         raise ValueError(f"gates of shape {expected} are needed, these are {tuple(gates.shape)}")
     if not 1 <= top_k <= experts:
         raise ValueError(f"each token can ask 1 to {experts} experts, not {top_k}")
+    if not 0 <= dense_layers < config.num_hidden_layers:
+        raise ValueError(f"0 to {config.num_hidden_layers - 1} layers can be dense, not {dense_layers}")
 
 
 def _check_nothing_lost(

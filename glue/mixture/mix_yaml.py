@@ -91,8 +91,6 @@ class MixFile(Spec):
             raise ValueError("routers of level ffn are linear and come from gate_mode; leave router.type and train out")
         if self.draws_gates and self.router.training:
             raise ValueError("a router is drawn or trained, not both; leave out gate_mode or router.type and train")
-        if self.level == "ffn" and self.dense_layers:
-            raise ValueError("dense_layers need level block or model: stock mixtures have experts in every layer")
         if self.level == "model" and not self.dense_layers and self.trunk == "mean":
             raise ValueError("level model shares no weights, so there is nothing for trunk: mean")
         if self.top_k > len(self.experts):

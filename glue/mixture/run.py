@@ -103,6 +103,7 @@ def mix_file(path: Path, out: Path, *, shard_bytes: int, seed: int | None, progr
     if out.exists():
         raise _invalid("/out", f"{out} exists already", "remove it, or choose another folder")
     mix = _found(file, path.parent, seed)
+    _check_dense_layers(mix)
     output = Output(
         out.with_name(f".{out.name}.{_inputs_digest(mix, shard_bytes)[:16]}.partial"), shard_bytes, TOKEN, progress
     )
@@ -118,6 +119,12 @@ def _found(file: MixFile, relative_to: Path, seed: int | None) -> _Mix:
     experts = tuple(_source(expert.source_model, relative_to) for expert in file.experts)
     chosen = next((each for each in (file.seed, seed) if each is not None), DEFAULT_SEED)
     return _Mix(file, base, experts, file.dtype or stored_dtype(base.folder), chosen)
+
+
+def _check_dense_layers(mix: _Mix) -> None:
+    layers, _ = mix.layers_and_hidden()
+    if mix.file.dense_layers >= layers:
+        raise _invalid("/dense_layers", f"there are {layers} layers", f"set dense_layers to at most {layers - 1}")
 
 
 def _source(reference: ModelReference, relative_to: Path) -> ExpertSource:
@@ -141,6 +148,7 @@ def _ffn(mix: _Mix, output: Output) -> tuple[str, ...]:
         gates,
         mix.trunk,
         mix.base.folder,
+        dense_layers=mix.file.dense_layers,
         top_k=mix.file.top_k,
         dtype=mix.dtype,
         shard_bytes=output.shard_bytes,
@@ -164,8 +172,6 @@ def _drawn(mix: _Mix, layers: int, hidden: int) -> Tensor:
 
 def _block(mix: _Mix, output: Output, *, decide_once: bool = False) -> tuple[str, ...]:
     first, (layers, hidden) = mix.file.dense_layers, mix.layers_and_hidden()
-    if first >= layers:
-        raise _invalid("/dense_layers", f"there are {layers} layers", f"set dense_layers to at most {layers - 1}")
     decided = slice(first, first + 1 if decide_once else layers)
     if mix.file.draws_gates:
         gates = _drawn(mix, layers, hidden)[decided]

@@ -22,7 +22,7 @@ class StockTarget:
     """One stock architecture: its config class, the names that its config gives to our numbers, its tensor names.
 
     `expert` and `gate` match stored names, with groups for layer, expert and part; `parts` names the dense
-    model's part; tensors that match `silent` are zero.
+    model's part; tensors that match `silent` are zero. `dense_layers` is the key that lists layers without experts.
     """
 
     config: type[PreTrainedConfig]
@@ -33,23 +33,34 @@ class StockTarget:
     settings: Mapping[str, Any]
     expert_count: str
     expert_size: str | None = None
+    dense_layers: str | None = None
     silent: re.Pattern[str] = re.compile(r"(?!)")
 
-    def config_for(self, dense: PreTrainedConfig, experts: int, top_k: int, dtype: str) -> PreTrainedConfig:
-        """The config of a mixture of models with the config `dense`."""
+    def config_for(
+        self, dense: PreTrainedConfig, experts: int, top_k: int, dense_layers: int, dtype: str
+    ) -> PreTrainedConfig:
+        """The config of a mixture of models with the config `dense`; the bottom `dense_layers` have no experts.
+
+        Raises:
+            IncompatibleModelsError: the architecture has experts in every layer.
+        """
+        if dense_layers and self.dense_layers is None:
+            fix = "use level block, or Qwen models"
+            raise refusal("dense_layers", f"{self.architecture} has experts in every layer", fix)
         # Qwen's mixtures read head_dim without declaring it.
         known = {field.name for field in fields(self.config)} | {"head_dim"}
         kept = {key: value for key, value in dense.to_dict().items() if key in known}
         size = {self.expert_size: dense.intermediate_size} if self.expert_size else {}
         counts = {self.expert_count: experts, "num_experts_per_tok": top_k}
+        bottom = {self.dense_layers: list(range(dense_layers))} if self.dense_layers else {}
         names = {"architectures": [self.architecture], "dtype": dtype, "transformers_version": None}
-        return self.config(**{**kept, **size, **counts, **self.settings, **names})
+        return self.config(**{**kept, **size, **counts, **self.settings, **bottom, **names})
 
 
 _PARTS = {"gate_proj": "gate_proj", "up_proj": "up_proj", "down_proj": "down_proj"}
 _QWEN_EXPERT = re.compile(r"model\.layers\.(?P<layer>\d+)\.mlp\.experts\.(?P<expert>\d+)\.(?P<part>\w+)\.weight")
 _QWEN_GATE = re.compile(r"model\.layers\.(?P<layer>\d+)\.mlp\.gate\.weight")
-_EVERY_LAYER: Mapping[str, Any] = {"norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []}
+_RENORMALISED: Mapping[str, Any] = {"norm_topk_prob": True, "decoder_sparse_step": 1}
 
 MIXTRAL = StockTarget(
     config=MixtralConfig,
@@ -68,9 +79,10 @@ QWEN2_MOE = StockTarget(
     expert=_QWEN_EXPERT,
     gate=_QWEN_GATE,
     parts=_PARTS,
-    settings={**_EVERY_LAYER, "shared_expert_intermediate_size": _SILENT_SIZE},
+    settings={**_RENORMALISED, "shared_expert_intermediate_size": _SILENT_SIZE},
     expert_count="num_experts",
     expert_size="moe_intermediate_size",
+    dense_layers="mlp_only_layers",
     silent=re.compile(r"model\.layers\.\d+\.mlp\.shared_expert(_gate|\.\w+)\.weight"),
 )
 QWEN3_MOE = StockTarget(
@@ -79,9 +91,10 @@ QWEN3_MOE = StockTarget(
     expert=_QWEN_EXPERT,
     gate=_QWEN_GATE,
     parts=_PARTS,
-    settings=_EVERY_LAYER,
+    settings=_RENORMALISED,
     expert_count="num_experts",
     expert_size="moe_intermediate_size",
+    dense_layers="mlp_only_layers",
 )
 _TARGETS = {"llama": MIXTRAL, "mistral": MIXTRAL, "qwen2": QWEN2_MOE, "qwen3": QWEN3_MOE}
 

@@ -134,7 +134,7 @@ def test_routers_that_tell_nobody_apart_are_told(zoo: Path) -> None:
         ({"router": {"input": "sample"}}, "set router.input to token"),
         ({"router": {"type": "mlp"}}, "routers of level ffn are linear"),
         ({"level": "model", "gate_mode": "random", "router": {"type": "mlp"}}, "drawn or trained, not both"),
-        ({"dense_layers": 1}, "dense_layers need level block or model"),
+        ({"dense_layers": 1}, "has experts in every layer"),
         ({"level": "block", "dense_layers": 2}, "set dense_layers to at most 1"),
         ({"level": "model", "trunk": "mean"}, "nothing for trunk"),
         ({"shared_experts": [{"source_model": "./a"}]}, "shared_experts are not supported"),

@@ -38,6 +38,7 @@ def mixed(
     base: Path | None = None,
     gates: Tensor | None = None,
     top_k: int = 2,
+    dense_layers: int = 0,
     dtype: str = "float32",
     shard_bytes: int = 1_000_000,
 ) -> Path:
@@ -47,6 +48,7 @@ def mixed(
         random_gates(LAYERS, len(folders), WIDTH, seed=5) if gates is None else gates,
         ExpertSource("base", base) if base else None,
         folders[0],
+        dense_layers=dense_layers,
         top_k=top_k,
         dtype=dtype,
         shard_bytes=shard_bytes,
@@ -106,6 +108,21 @@ def test_a_uniform_gate_over_all_is_the_mean_of_the_mlps(kind: Kind, architectur
 
 def _scaled(tensor: str, value: Tensor, factor: float) -> Tensor:
     return value * factor if "down_proj" in tensor else value
+
+
+@pytest.mark.parametrize("kind", [tiny_qwen2, tiny_qwen3])
+def test_a_hybrids_bottom_is_the_bases(kind: Kind, tmp_path: Path) -> None:
+    base, expert = kind(tmp_path / "base", seed=1), kind(tmp_path / "a", seed=2)
+    folder = mixed(tmp_path / "mixture", [expert] * 2, base=base, dense_layers=1)
+    mlps = load_file(expert / "model.safetensors")
+    expected = edited(base, lambda name, value: mlps[name] if "layers.1.mlp." in name else value)
+    ids = prompts(3, 20)
+    torch.testing.assert_close(logits(folder, ids), logits(expected, ids), **ROUNDING)
+
+
+def test_mixtral_has_no_dense_layers(tmp_path: Path) -> None:
+    with pytest.raises(IncompatibleModelsError, match="MixtralForCausalLM has experts in every layer"):
+        mixed(tmp_path / "m", [tiny_llama(tmp_path / "a")] * 2, dense_layers=1)
 
 
 def test_without_a_base_the_rest_is_the_mean(tmp_path: Path) -> None:
@@ -199,3 +216,5 @@ def test_numbers_that_do_not_fit_are_a_mistake(tmp_path: Path) -> None:
         mixed(tmp_path / "m", [llama, llama], gates=torch.zeros(1, 2, WIDTH))
     with pytest.raises(ValueError, match="1 to 2"):
         mixed(tmp_path / "m", [llama, llama], top_k=3)
+    with pytest.raises(ValueError, match="can be dense"):
+        mixed(tmp_path / "m", [llama, llama], dense_layers=2)
