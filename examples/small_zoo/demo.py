@@ -22,19 +22,19 @@ from glue.cli.follow import follow
 from glue.cli.jobs import print_report
 from workers.embedded.process import tie_to_parent
 
-PROJECT = Path(__file__).resolve().parents[2]
-DEMO = PROJECT / ".demo"
+DEMO = Path(__file__).resolve().parents[2] / ".demo"
 WORKERS = "2"
 READY_SECONDS, STOP_SECONDS = 90.0, 45.0
 
 
 def main() -> int:
-    """Run the demo; the exit code is 0 when the job succeeded."""
+    """Run the demo in the folder of the first argument, `.demo` by default; 0 when the job succeeded."""
     console = Console()
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else DEMO).resolve()
     console.rule("[bold]1. A small zoo: a base, four fine-tuned members, two strangers", align="left")
-    zoo = build_zoo(DEMO / "zoo")
+    zoo = build_zoo(folder / "zoo", console=console)
     console.rule("[bold]2. The service, on embedded servers", align="left")
-    with service(DEMO / "home") as client:
+    with service(folder) as client:
         console.rule("[bold]3. The job: cluster, search, merge, mix, measure", align="left")
         client.add_zoo(zoo_request(zoo / "zoo.yml"))
         job = client.submit(job_request(zoo / "job.yml"), f"demo-{time.time_ns()}")
@@ -44,16 +44,17 @@ def main() -> int:
             return 1
         report = client.report(job["id"])
         artifact = client.artifact(job["result"]["artifact_id"])
-    return _show(report, DEMO / "home" / "artifacts" / artifact["location"], console)
+    return _show(report, folder / "home" / "artifacts" / artifact["location"], console)
 
 
 @contextmanager
-def service(home: Path) -> Iterator[Client]:
+def service(folder: Path) -> Iterator[Client]:
     """`glue up` as a child for as long as the block runs; it also ends when this process is killed."""
+    home = folder / "home"
     command = [sys.executable, "-P", "-m", "workers.supervisor", "--home", str(home), "--workers", WORKERS]
     environment = {key: value for key, value in os.environ.items() if key not in ("GLUE_URL", "GLUE_API_KEY")}
     supervisor = subprocess.Popen(
-        [*command, "--root", str(DEMO)],
+        [*command, "--root", str(folder)],
         env=environment,
         preexec_fn=tie_to_parent(signal.SIGTERM),  # nothing runs in other threads yet
     )
@@ -83,7 +84,7 @@ def _wait_until_ready(home: Path, supervisor: "subprocess.Popen[bytes]") -> Clie
             client.jobs(1)
             return client
         time.sleep(0.2)
-    raise SystemExit("The service did not start; its lines above and the logs in .demo/home/logs say why.")
+    raise SystemExit(f"The service did not start; its lines above and the logs in {home / 'logs'} say why.")
 
 
 if __name__ == "__main__":
