@@ -10,7 +10,9 @@ from pydantic import TypeAdapter, ValidationError
 from api.problems import RefusalError
 from api.settings import Settings
 from glue.records.database import Database
+from glue.records.hub_tokens import open_token
 from glue.records.keys import find_owner
+from glue.references.hub_access import HubAccess, endpoint_of_environment
 from glue.specs.base import Name
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="API key", description="`Authorization: Bearer mgl_…`")
@@ -43,6 +45,15 @@ def _owner(store: Store, credentials: Annotated[HTTPAuthorizationCredentials | N
 
 
 Owner = Annotated[str, Depends(_owner)]
+
+
+def _hub(owner: Owner, store: Store, settings: CurrentSettings) -> HubAccess:
+    with store.transaction() as session:
+        token = open_token(session, settings.vault, owner)
+    return HubAccess(endpoint_of_environment(), settings.hub_cache, token=token)
+
+
+Hub = Annotated[HubAccess, Depends(_hub)]
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 

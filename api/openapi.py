@@ -12,6 +12,7 @@ from api import schemas
 from api.event_stream import MEDIA_TYPE as EVENT_STREAM_TYPE
 from api.problems import MEDIA_TYPE as PROBLEM_TYPE
 from glue.specs.job import JobRequest, JobSpec
+from glue.specs.publish import HubTokenRequest, PublishJobSpec, PublishRequest
 from glue.specs.zoo import ZooSpec
 
 DESCRIPTION = """\
@@ -25,6 +26,7 @@ TAGS = [
     {"name": "zoos", "description": "Named lists of models."},
     {"name": "jobs", "description": "Submitted specs, as they run."},
     {"name": "artifacts", "description": "Finished folders, named by their content."},
+    {"name": "hub", "description": "What the service may do for you on the Hugging Face Hub."},
     {"name": "workers", "description": "The processes that do the work."},
     {"name": "health", "description": "For whoever keeps the service running."},
 ]
@@ -96,7 +98,15 @@ def install(app: FastAPI) -> None:
 
 
 def _own_schemas() -> dict[str, Any]:
-    models: list[type[BaseModel]] = [JobRequest, JobSpec, ZooSpec, schemas.Problem]
+    models: list[type[BaseModel]] = [
+        JobRequest,
+        PublishRequest,
+        JobSpec,
+        PublishJobSpec,
+        ZooSpec,
+        HubTokenRequest,
+        schemas.Problem,
+    ]
     modes = [(model, "validation") for model in models]
     _, definitions = models_json_schema(modes, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     own: dict[str, Any] = definitions["$defs"]

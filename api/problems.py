@@ -105,6 +105,8 @@ def _refusal_of(error: Exception) -> RefusalError | None:
             return RefusalError(_STATUSES.get(type(error), 409), error.code, error.detail, error.problems)
         case GlueError() if error.fault is Fault.USER:
             return RefusalError(422, error.reason, error.detail, error.problems)
+        case GlueError() if error.fault is Fault.TRANSIENT:
+            return RefusalError(503, error.reason, error.detail, error.problems, headers={"Retry-After": "5"})
         case RequestValidationError():
             problems = tuple(_parameter_problems(error.errors()))
             return RefusalError(422, "invalid_parameter", f"{problems[0].pointer}: {problems[0].detail}", problems)

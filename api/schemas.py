@@ -126,6 +126,15 @@ class JobResult(Answer):
     gain_over_best_single_stderr: float
 
 
+class Published(Answer):
+    """Where a model was published: the commit on main of a repository of the Hub."""
+
+    repo: str
+    commit: str
+    tag: str | None
+    url: str
+
+
 class Job(Answer):
     """A job. `spec` is immutable and complete: every reference resolved, every default filled in."""
 
@@ -146,6 +155,7 @@ class Job(Answer):
     progress: Progress
     stages: list[Stage]
     result: JobResult | None
+    published: Published | None
     error: Failure | None
     durations: Durations
     created_at: datetime
@@ -179,6 +189,19 @@ class Unit(Answer):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+
+
+class UnitDetail(Answer):
+    """A unit's inputs and its whole result. `mergekit` is the recipe of a candidate as mergekit reads it, null
+    for other units and for what mergekit cannot say."""
+
+    id: str
+    object: Literal["unit"]
+    kind: str
+    status: UnitStatus
+    payload: dict[str, Any]
+    result: dict[str, Any] | None
+    mergekit: dict[str, Any] | None
 
 
 class UnitPage(Page[Unit]):
@@ -251,6 +274,16 @@ class Worker(Answer):
 
 class WorkerList(Page[Worker]):
     """All workers; there is always one page."""
+
+
+class HubToken(Answer):
+    """What is known of the owner's token for the Hub: the account it belongs to and its role there. Never the token."""
+
+    object: Literal["hub_token"]
+    account: str
+    role: str
+    created_at: datetime
+    updated_at: datetime
 
 
 class Health(Answer):

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from api.event_stream import StreamTimes
+from glue.records.sealing import Vault
 
 
 class Settings(BaseSettings):
@@ -44,6 +45,16 @@ class Settings(BaseSettings):
     def artifacts(self) -> Path:
         """The root of finished folders."""
         return self.home / "artifacts"
+
+    @property
+    def hub_cache(self) -> Path:
+        """The root of models from the Hub."""
+        return self.home / "hub"
+
+    @property
+    def vault(self) -> Vault | None:
+        """What opens the owners' tokens; none without a key."""
+        return Vault.from_text(self.secret_keys) if self.secret_keys else None
 
     @property
     def stream_times(self) -> StreamTimes:

@@ -9,6 +9,9 @@ from glue.plans.model_glue import stage_names
 from glue.records import tables
 from glue.records.jobs import StageProgress, UnitView
 from glue.records.workers import WorkerView
+from glue.specs.expression import parse_expression
+from glue.specs.job import JobSpec
+from glue.specs.recipes import mergekit_recipe
 
 Row = TypeVar("Row")
 Item = TypeVar("Item")
@@ -71,9 +74,10 @@ def job(
         spec_digest=_digest(row.spec_digest),
         seed=row.seed,
         reproducible=row.reproducible,
-        progress=_progress(row.status, shown),
+        progress=_progress(row, shown),
         stages=shown,
         result=_result(row, artifacts),
+        published=_published(row),
         error=_failure(row.error),
         durations=_durations(row, now),
         created_at=row.created_at,
@@ -114,6 +118,25 @@ def unit(view: UnitView) -> schemas.Unit:
         started_at=view.started_at,
         finished_at=view.finished_at,
     )
+
+
+def unit_detail(row: tables.Unit, spec: JobSpec) -> schemas.UnitDetail:
+    """A unit with everything in it."""
+    return schemas.UnitDetail(
+        id=row.id,
+        object="unit",
+        kind=row.kind,
+        status=_literal(row.state),
+        payload=row.payload,
+        result=row.result,
+        mergekit=_mergekit(row, spec),
+    )
+
+
+def _mergekit(row: tables.Unit, spec: JobSpec) -> dict[str, Any] | None:
+    if "expression" not in row.payload:
+        return None
+    return mergekit_recipe(parse_expression(row.payload["expression"]), spec.paths(), spec.output.dtype)
 
 
 def event(row: tables.Event) -> schemas.Event:
@@ -162,6 +185,13 @@ def worker(row: WorkerView) -> schemas.Worker:
     )
 
 
+def hub_token(row: tables.HubToken) -> schemas.HubToken:
+    """An owner's token, without the token."""
+    return schemas.HubToken(
+        object="hub_token", account=row.account, role=row.role, created_at=row.created_at, updated_at=row.updated_at
+    )
+
+
 def model_of(row: tables.Job, artifacts: Sequence[tables.Artifact]) -> tables.Artifact | None:
     """The artifact that is the job's result, if the job has succeeded."""
     digest = (row.result or {}).get("digest")
@@ -184,13 +214,13 @@ def _stage(row: tables.Stage, units: schemas.UnitCounts) -> schemas.Stage:
     )
 
 
-def _progress(status: str, stages: Sequence[schemas.Stage]) -> schemas.Progress:
-    names = stage_names()
+def _progress(row: tables.Job, stages: Sequence[schemas.Stage]) -> schemas.Progress:
+    names = stage_names(row.kind, publishes=row.spec.get("publish") is not None)
     done = sum(_share([stage for stage in stages if stage.name == name]) for name in names) / len(names)
     units = schemas.UnitCounts(
         finished=sum(stage.units.finished for stage in stages), total=sum(stage.units.total for stage in stages)
     )
-    percent = 100 if status == "succeeded" else min(int(100 * done), 99)
+    percent = 100 if row.status == "succeeded" else min(int(100 * done), 99)
     return schemas.Progress(percent=percent, stage=_current(stages), units=units)
 
 
@@ -246,6 +276,11 @@ def _result(row: tables.Job, artifacts: Sequence[tables.Artifact]) -> schemas.Jo
         gain_over_best_single=row.result["gain_over_best_single"],
         gain_over_best_single_stderr=row.result["gain_over_best_single_stderr"],
     )
+
+
+def _published(row: tables.Job) -> schemas.Published | None:
+    published = (row.result or {}).get("published")
+    return schemas.Published.model_validate(published) if published else None
 
 
 def _failure(error: dict[str, Any] | None) -> schemas.Failure | None:

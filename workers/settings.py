@@ -75,6 +75,11 @@ class Settings(BrokerSettings):
         return self.home / "work"
 
     @property
+    def hub_cache(self) -> Path:
+        """The root of models from the Hub."""
+        return self.home / "hub"
+
+    @property
     def unit_memory(self) -> int:
         """Bytes that one unit may use on the device; for a CPU without a setting, the machine's memory."""
         return self.device_memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

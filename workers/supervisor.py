@@ -5,6 +5,7 @@ thread, because its children get their death signal when the thread that started
 """
 
 import argparse
+import base64
 import json
 import os
 import signal
@@ -24,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from glue.records.database import Database
 from glue.records.keys import create_key, find_owner
 from glue.records.schema import upgrade
+from glue.records.sealing import KEY_BYTES
 from glue.specs.plan import WorkerClass
 from workers.app import worker_command
 from workers.embedded.files import lock_home, write_private
@@ -138,6 +140,7 @@ class Supervisor:
             "REDIS_URL": self._valkey.url if self._valkey else os.environ["REDIS_URL"],
             "GLUE_HOME": str(self._home),
             "GLUE_ROOTS": os.pathsep.join(map(str, self._options.roots)),
+            "GLUE_SECRET_KEY": os.environ.get("GLUE_SECRET_KEY") or _secret_key(self._home / "secret.key"),
             # A folder named like one of our packages, wherever this was started, must not take its place.
             "PYTHONSAFEPATH": "1",
             "PYTHONUNBUFFERED": "1",
@@ -254,6 +257,13 @@ def _client_key(path: Path, database_url: str, url: str) -> tuple[str, bool]:
     database.dispose()
     write_private(path, json.dumps({"url": url, "api_key": key}, indent=2) + "\n")
     return key, is_new
+
+
+def _secret_key(path: Path) -> str:
+    """The master key under which owners' tokens are sealed: kept beside the database, made once."""
+    if not path.exists():
+        write_private(path, base64.b64encode(os.urandom(KEY_BYTES)).decode() + "\n")
+    return path.read_text().strip()
 
 
 def _is_ready(url: str) -> bool:

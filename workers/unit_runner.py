@@ -11,12 +11,16 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from glue.plans.model_glue import stages_unlocked
+from glue.plans.units import WORKER_CLASSES
 from glue.records import leases
 from glue.records.database import Database
 from glue.records.errors import LeaseLost
+from glue.records.hub_tokens import folders_in_use, open_token
 from glue.records.leases import Backoff, Claim
+from glue.records.sealing import Vault
+from glue.references.hub_access import HubAccess, endpoint_of_environment
 from glue.specs.errors import Fault, Reason
-from glue.specs.plan import UnitOutcome
+from glue.specs.plan import UnitOutcome, WorkerClass
 from workers.engine.process import (
     EngineDiedError,
     Interruption,
@@ -78,7 +82,21 @@ class UnitRunner:
         cached = self._persist(lambda session: find_cached(session, claim, self._settings.device), lease)
         if cached is not None:
             return cached
-        return self._engine.run(claim.unit, lease.report, interruption)
+        hub = self._persist(lambda session: self._hub(session, claim), lease)
+        return self._engine.run(claim.unit, lease.report, interruption, hub)
+
+    def _hub(self, session: Session, claim: Claim) -> HubAccess | None:
+        """The way to the Hub with the owner's token, for the units that need it and no others."""
+        if WORKER_CLASSES.get(claim.unit.kind) is not WorkerClass.HUB:
+            return None
+        vault = Vault.from_text(self._settings.secret_keys) if self._settings.secret_keys else None
+        return HubAccess(
+            endpoint_of_environment(),
+            self._settings.hub_cache,
+            self._settings.hub_budget,
+            open_token(session, vault, claim.owner),
+            folders_in_use(session),
+        )
 
     def _complete(self, session: Session, claim: Claim, outcome: UnitOutcome) -> None:
         # The score comes first: the completion ends the lease that guards it.

@@ -10,19 +10,23 @@ from sqlalchemy.orm import Session
 
 from api import openapi, schemas, views
 from api.bodies import Body
-from api.dependencies import DEFAULT_LIMIT, CurrentSettings, Limit, Owner, Store, cursor, known_id
+from api.dependencies import DEFAULT_LIMIT, CurrentSettings, Hub, Limit, Owner, Store, cursor, known_id
 from api.idempotency import Once, parse_key
 from api.problems import RefusalError
 from api.request_ids import current_request_id
+from api.settings import Settings
 from glue.plans.model_glue import stages_at_submission
 from glue.records import jobs, tables
-from glue.records.artifacts import list_artifacts
+from glue.records.artifacts import get_artifact, list_artifacts
 from glue.records.database import database_time
 from glue.records.errors import NotFoundError
 from glue.records.zoos import get_zoo
-from glue.references.resolve import resolve_job
+from glue.references.hub_access import HubAccess
+from glue.references.resolve import resolve_job, resolve_publish
 from glue.specs.errors import InvalidInputError, Problem
-from glue.specs.job import JobRequest
+from glue.specs.job import JobRequest, JobSpec
+from glue.specs.kinds import AnyJobRequest, AnyJobSpec, parse_request
+from glue.specs.publish import PublishRequest
 from glue.specs.zoo import ZooSpec
 from glue.telemetry.traces import submission_span
 
@@ -39,18 +43,19 @@ def create_job(
     owner: Owner,
     store: Store,
     settings: CurrentSettings,
+    hub: Hub,
     idempotency_key: Annotated[str | None, Header(description="The same key and body submit one job.")] = None,
 ) -> Response:
     """Submit a job. Every mistake that configs and headers tell is told now, all at once."""
     began = time()
-    request = JobRequest.parse(body)
+    request = parse_request(body)
     once = Once(owner, parse_key(idempotency_key), "POST /v1/jobs", body)
     with store.transaction() as session:
         if reply := once.earlier(session):
             return reply
-        zoo = _zoo(session, owner, request.zoo)
+        subject = _subject(session, owner, request)
     # Outside any transaction: it reads every model's headers.
-    spec = resolve_job(request, ZooSpec.parse(zoo.spec), settings.roots, secrets.randbelow(MAX_SEED))
+    spec = _resolved(request, subject, settings, hub)
     with store.transaction() as session:
         # A twin of this request may have been faster.
         if reply := once.earlier(session):
@@ -63,7 +68,7 @@ def create_job(
             name=request.name,
             labels=request.labels,
             priority=request.priority,
-            zoo_id=zoo.id,
+            zoo_id=subject.id if isinstance(subject, tables.Zoo) else None,
         )
         session.flush()
         answer = _view(session, owner, row).model_dump(mode="json")
@@ -126,6 +131,41 @@ def list_units(
         row = jobs.get_job(session, owner, known_id("job", job_id))
         units = jobs.list_units(session, row.id, stage=stage, after=after, limit=limit + 1)
         return views.page(units, limit, views.unit, lambda unit: unit.id)
+
+
+@router.get("/{job_id}/units/{unit_id}")
+def get_unit(job_id: str, unit_id: str, owner: Owner, store: Store) -> schemas.UnitDetail:
+    """One unit with its inputs and its result; of a candidate also the recipe in mergekit's words."""
+    with store.transaction() as session:
+        row = jobs.get_job(session, owner, known_id("job", job_id))
+        found = jobs.get_unit(session, row.id, known_id("unit", unit_id))
+        return views.unit_detail(found, JobSpec.parse(row.spec))
+
+
+def _subject(session: Session, owner: str, request: AnyJobRequest) -> tables.Zoo | tables.Artifact:
+    """What a job is about: a stored zoo, or an artifact to publish."""
+    if isinstance(request, PublishRequest):
+        return _artifact(session, owner, request.artifact)
+    return _zoo(session, owner, request.zoo)
+
+
+def _resolved(
+    request: AnyJobRequest, subject: tables.Zoo | tables.Artifact, settings: Settings, hub: HubAccess
+) -> AnyJobSpec:
+    if isinstance(request, PublishRequest):
+        assert isinstance(subject, tables.Artifact)
+        return resolve_publish(request, subject.id, subject.digest, subject.location, hub)
+    assert isinstance(subject, tables.Zoo)
+    return resolve_job(request, ZooSpec.parse(subject.spec), settings.roots, secrets.randbelow(MAX_SEED), hub)
+
+
+def _artifact(session: Session, owner: str, artifact_id: str) -> tables.Artifact:
+    try:
+        return get_artifact(session, owner, artifact_id)
+    except NotFoundError:
+        detail = f"there is no artifact {artifact_id}"
+        problem = Problem("/artifact", "unknown_artifact", detail, "GET /v1/artifacts?job=... lists those of a job")
+        raise InvalidInputError(detail, [problem]) from None
 
 
 def _view(session: Session, owner: str, row: tables.Job) -> schemas.Job:

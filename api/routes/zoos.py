@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 
 from api import openapi, schemas, views
 from api.bodies import Body
-from api.dependencies import DEFAULT_LIMIT, CurrentSettings, Limit, Owner, Store, cursor, zoo_key
+from api.dependencies import DEFAULT_LIMIT, CurrentSettings, Hub, Limit, Owner, Store, cursor, zoo_key
 from glue.records import zoos
 from glue.references.resolve import check_zoo
 from glue.specs.zoo import ZooSpec
@@ -15,10 +15,12 @@ router = APIRouter(prefix="/v1/zoos", tags=["zoos"])
 
 
 @router.post("", status_code=201, openapi_extra=openapi.body(ZooSpec, openapi.ZOO_EXAMPLE), responses=openapi.REPLACED)
-def put_zoo(body: Body, owner: Owner, store: Store, settings: CurrentSettings, response: Response) -> schemas.Zoo:
+def put_zoo(
+    body: Body, owner: Owner, store: Store, settings: CurrentSettings, hub: Hub, response: Response
+) -> schemas.Zoo:
     """Store a zoo under its name, or replace the one of that name. Its models are looked into first."""
     spec = ZooSpec.parse(body)
-    check_zoo(spec, settings.roots)
+    check_zoo(spec, settings.roots, hub)
     with store.transaction() as session:
         row, created = zoos.put_zoo(session, owner, spec)
         response.status_code = 201 if created else 200

@@ -6,23 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from glue.checkpoints.disk import write_whole
-from glue.references.folders import CONFIG_FILE
+from glue.references.folders import CONFIG_FILE, GENERATION_CONFIG_FILE, TOKENIZER_FILES
 from glue.references.reading import read_json
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "spiece.model",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-GENERATION_CONFIG_FILE = "generation_config.json"
 
 _MAX_TOKENIZER_BYTES = 256 * 1024 * 1024
 # Where a merge was made says nothing about it, and these would carry a path or a version into the artifact.

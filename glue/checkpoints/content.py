@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from glue.checkpoints.companions import TOKENIZER_FILES
+from glue.references.folders import TOKENIZER_FILES
 from glue.checkpoints.manifest import file_sha256
 from glue.checkpoints.reader import Checkpoint
 from glue.specs.digests import digest_of

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from glue.references.hub_names import SCHEME, is_hub_source
 from glue.specs.base import read_yaml
 from glue.specs.job import JobRequest
 from glue.specs.zoo import ZooSpec
@@ -17,7 +18,8 @@ def zoo_request(path: Path) -> dict[str, Any]:
     data = _mapping(read_yaml(path))
     entries = [data.get("base"), *(data.get("members") or ())]
     for entry in entries:
-        _make_absolute(entry, "source", path.parent)
+        if isinstance(entry, dict) and not _is_on_the_hub(entry.get("source"), path.parent):
+            _make_absolute(entry, "source", path.parent)
     ZooSpec.parse(data)
     return data
 
@@ -38,6 +40,13 @@ def job_request(path: Path) -> dict[str, Any]:
 def _mapping(data: Any) -> dict[str, Any]:
     # What is not a mapping is told so by the spec's own validation.
     return data if isinstance(data, dict) else {"": data}
+
+
+def _is_on_the_hub(source: Any, folder: Path) -> bool:
+    """Whether a source means the Hub; one that could also be a folder beside the file is that folder if it exists."""
+    if not isinstance(source, str) or not is_hub_source(source):
+        return False
+    return source.startswith(SCHEME) or not (folder / source).exists()
 
 
 def _make_absolute(entry: Any, key: str, folder: Path) -> None:

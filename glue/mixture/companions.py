@@ -7,10 +7,9 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from glue.checkpoints.companions import GENERATION_CONFIG_FILE, TOKENIZER_FILES
 from glue.checkpoints.disk import write_whole
 from glue.mixture.modelling import Modelling
-from glue.references.folders import CONFIG_FILE, read_config
+from glue.references.folders import CONFIG_FILE, GENERATION_CONFIG_FILE, TOKENIZER_FILES, read_config
 from glue.references.reading import read_json
 
 _MAX_SETTINGS_BYTES = 1024 * 1024

@@ -1,16 +1,19 @@
 """Which function runs a unit of which kind, and which one advances a stage."""
 
 from collections.abc import Callable
+from typing import Any
 
-from glue.pipeline import baselines, merge, mixture, report, resolve, scoring, search, similarity
+from glue.pipeline import baselines, merge, mixture, publish, report, resolve, scoring, search, similarity
 from glue.pipeline.context import Context
-from glue.specs.job import JobSpec
+from glue.specs.kinds import parse_job
 from glue.specs.plan import ADVANCE, UnitOutcome, UnitRequest
 
-Run = Callable[[UnitRequest, JobSpec, Context], UnitOutcome]
-Advance = Callable[[UnitRequest, JobSpec], UnitOutcome]
+# Each takes the spec of its job's kind.
+Run = Callable[[UnitRequest, Any, Context], UnitOutcome]
+Advance = Callable[[UnitRequest, Any], UnitOutcome]
 
 RUNS: dict[str, Run] = {
+    "resolve.download": resolve.fetch,
     "resolve.inspect": resolve.inspect,
     "similarity.compare": similarity.compare,
     "similarity.measure": similarity.measure,
@@ -19,6 +22,7 @@ RUNS: dict[str, Run] = {
     "merge.build": merge.build,
     "mixture.build": mixture.build,
     "report.write": report.write,
+    "publish.push": publish.push,
 }
 
 ADVANCES: dict[str, Advance] = {
@@ -29,6 +33,7 @@ ADVANCES: dict[str, Advance] = {
     "merge": merge.advance,
     "mixture": mixture.advance,
     "report": report.advance,
+    "publish": publish.advance,
 }
 
 
@@ -38,7 +43,7 @@ def run(request: UnitRequest, context: Context) -> UnitOutcome:
     Raises:
         GlueError: with the reason and the fault, to be recorded with the unit.
     """
-    spec = JobSpec.parse(request.spec)
+    spec = parse_job(request.spec)
     if request.kind == ADVANCE:
         return ADVANCES[request.stage](request, spec)
     return RUNS[request.kind](request, spec, context)

@@ -10,8 +10,10 @@ from transformers import AutoConfig
 from glue.checkpoints.architecture import architecture_of, stored_tensors
 from glue.checkpoints.content import content_digest
 from glue.pipeline.context import Context
+from glue.plans.model_glue import inspect_units
 from glue.references.folders import folder_commit, read_config
 from glue.references.headers import TensorInfo, folder_tensors
+from glue.references.hub_download import download
 from glue.references.signature import signature, tokenizer_digest
 from glue.specs.errors import IncompatibleModelsError, InvalidInputError, Problem
 from glue.specs.job import JobSpec
@@ -29,7 +31,9 @@ def inspect(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcom
     name, commit = str(request.payload["name"]), str(request.payload["commit"])
     folder = Path(spec.paths()[name])
     context.progress(0.0, f"{name}: headers and config")
-    if folder_commit(folder) != commit:
+    is_remote = next(model for model in spec.models if model.name == name).repo is not None
+    # What came from the Hub was checked file by file as it arrived.
+    if not is_remote and folder_commit(folder) != commit:
         raise InvalidInputError(
             f"the model '{name}' changed since the job was submitted",
             [Problem("/zoo", "model_changed", f"the folder of '{name}' has other content", "submit the job again")],
@@ -58,13 +62,27 @@ def _inspected(name: str, folder: Path, config: dict[str, Any], tensors: Mapping
     )
 
 
+def fetch(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
+    """One entry from the Hub into the folder that the job knows it by; what is there already is not fetched again.
+
+    Raises:
+        GlueError: as `glue.references.hub_download.download`.
+    """
+    payload = request.payload
+    folder = download(str(payload["repo"]), str(payload["commit"]), context.hub_access(), context.progress)
+    return UnitOutcome({"name": payload["name"], "files": len(list(folder.iterdir()))})
+
+
 def advance(request: UnitRequest, spec: JobSpec) -> UnitOutcome:
-    """Group the members by signature and vocabulary rows, in zoo order.
+    """Look into what was fetched; then group the members by signature and vocabulary rows, in zoo order.
 
     Raises:
         IncompatibleModelsError: the members do not share one tokenizer.
     """
-    models = tuple(InspectedModel.parse(unit.result) for unit in request.units)
+    inspected = [unit for unit in request.units if unit.kind == "resolve.inspect"]
+    if not inspected:
+        return UnitOutcome(units=inspect_units(spec))
+    models = tuple(InspectedModel.parse(unit.result) for unit in inspected)
     members = [model for model in models if model.name in spec.zoo.member_names()]
     _one_tokenizer(members)
     groups: dict[tuple[str, int], list[str]] = {}

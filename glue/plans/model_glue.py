@@ -1,4 +1,4 @@
-"""The chain of a `model_glue` job: which stages there are, and with which units each begins."""
+"""The chains of jobs: which stages there are, and with which units each begins."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -7,11 +7,22 @@ from typing import Any
 from glue.plans.units import scoring_memory, unit
 from glue.specs.expression import Member, Merge
 from glue.specs.job import JobSpec
+from glue.specs.kinds import AnyJobSpec
 from glue.specs.plan import StageOutcome, StagePlan, UnitPlan
-from glue.specs.results import MergeResult, MixtureResult, ResolveResult, SearchResult, SimilarityResult
+from glue.specs.publish import PublishJobSpec
+from glue.specs.results import (
+    MergeResult,
+    MixtureResult,
+    ReportResult,
+    ResolveResult,
+    SearchResult,
+    SimilarityResult,
+)
 
 Outcomes = Mapping[tuple[str, str], StageOutcome]
-FirstUnits = Callable[[JobSpec, str, Outcomes], tuple[UnitPlan, ...]]
+PUBLISH = "publish"
+
+FirstUnits = Callable[[Any, str, Outcomes], tuple[UnitPlan, ...]]
 
 
 @dataclass(frozen=True)
@@ -24,23 +35,23 @@ class StageKind:
     first_units: FirstUnits
 
 
-def stages_at_submission(spec: JobSpec) -> tuple[StagePlan, ...]:
+def stages_at_submission(spec: AnyJobSpec) -> tuple[StagePlan, ...]:
     """The stages that are known before anything ran; the first one is ready, with its units."""
     return tuple(
         StagePlan(kind.name, position, ready=not kind.needs, units=_first_units(kind, spec, "", {}))
-        for position, kind in enumerate(CHAIN)
+        for position, kind in enumerate(_chain(spec))
         if not kind.per_family
     )
 
 
-def stages_unlocked(spec: JobSpec, outcomes: Iterable[StageOutcome]) -> tuple[StagePlan, ...]:
+def stages_unlocked(spec: AnyJobSpec, outcomes: Iterable[StageOutcome]) -> tuple[StagePlan, ...]:
     """The stages that can start now: everything they need has finished, and they have not themselves.
 
     Pure: the same outcomes give the same plans, whoever asks and however often.
     """
     known = {(outcome.name, outcome.family): outcome for outcome in outcomes}
     plans = []
-    for position, kind in enumerate(CHAIN):
+    for position, kind in enumerate(_chain(spec)):
         for family in _families(kind, known):
             if (kind.name, family) not in known and _met(kind, family, known):
                 units = _first_units(kind, spec, family, known)
@@ -48,9 +59,17 @@ def stages_unlocked(spec: JobSpec, outcomes: Iterable[StageOutcome]) -> tuple[St
     return tuple(plans)
 
 
-def stage_names() -> tuple[str, ...]:
-    """The names of the chain's stages in order, as a person follows them."""
-    return tuple(kind.name for kind in CHAIN)
+def stage_names(kind: str = "model_glue", *, publishes: bool = False) -> tuple[str, ...]:
+    """The names of a chain's stages in order, as a person follows them."""
+    if kind == "publish":
+        return (PUBLISH,)
+    return tuple(stage.name for stage in CHAIN) + ((PUBLISH,) if publishes else ())
+
+
+def _chain(spec: AnyJobSpec) -> tuple[StageKind, ...]:
+    if isinstance(spec, PublishJobSpec):
+        return (StageKind(PUBLISH, (), False, _push_artifact),)
+    return (*CHAIN, StageKind(PUBLISH, ("report",), False, _push_report)) if spec.publish else CHAIN
 
 
 def _families(kind: StageKind, known: Outcomes) -> tuple[str, ...]:
@@ -77,12 +96,21 @@ def _needed_families(needed: StageKind, kind: StageKind, family: str, known: Out
     return _families(needed, known) or ("",)
 
 
-def _first_units(kind: StageKind, spec: JobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:
+def _first_units(kind: StageKind, spec: AnyJobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:
     ready = all(needed in {name for name, _ in known} for needed in kind.needs)
     return kind.first_units(spec, family, known) if ready else ()
 
 
 def _resolve_units(spec: JobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:
+    remote = [model for model in spec.models if model.repo]
+    if remote:
+        # They are looked into once they are here.
+        return tuple(unit("resolve.download", {"name": m.name, "repo": m.repo, "commit": m.commit}) for m in remote)
+    return inspect_units(spec)
+
+
+def inspect_units(spec: JobSpec) -> tuple[UnitPlan, ...]:
+    """The units that look into every entry's folder, in zoo order."""
     return tuple(unit("resolve.inspect", {"name": model.name, "commit": model.commit}) for model in spec.models)
 
 
@@ -114,6 +142,15 @@ def _report_units(spec: JobSpec, family: str, known: Outcomes) -> tuple[UnitPlan
         return tuple(candidates)
     located = {"location": mixture.location, "digest": mixture.digest, "suite": "report"}
     return (*candidates, unit("score.mixture", located, memory * len(mixture.experts)))
+
+
+def _push_report(spec: JobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:
+    report = ReportResult.parse(known["report", ""].result)
+    return (unit("publish.push", {"digest": report.digest, "location": report.location}),)
+
+
+def _push_artifact(spec: PublishJobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:
+    return (unit("publish.push", {"digest": spec.digest, "location": spec.location}),)
 
 
 def _none_yet(spec: JobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:

@@ -17,6 +17,8 @@ WORKER_CLASSES = {
     "merge.build": WorkerClass.CPU,
     "mixture.build": WorkerClass.CPU,
     "report.write": WorkerClass.CPU,
+    "resolve.download": WorkerClass.HUB,
+    "publish.push": WorkerClass.HUB,
 }
 
 

@@ -6,7 +6,6 @@ it was made, so that a repetition after any crash finds it and adds nothing.
 """
 
 import hashlib
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +16,14 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from glue.checkpoints.manifest import MANIFEST_FILE, Manifest, file_sha256
-from glue.references.hub_access import HubUnavailableError, patiently, refusals_of
-from glue.specs.errors import InvalidInputError, Problem
+from glue.references.hub_access import HubUnavailableError, Say, patiently, refusals_of
+from glue.references.hub_target import check_tag, check_visibility
 from glue.specs.publish import PublishSpec
 
 MAIN = "main"
 ATTRIBUTES = ".gitattributes"
 # Above it a file of which the Hub tells only git's name would be too much to read into memory.
 _SMALL_BYTES = 64 * 1024 * 1024
-
-Say = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -164,36 +161,13 @@ class _Push:
         if self._target.tag is None:
             return True
         tags = {tag.name: tag.target_commit for tag in self._api.list_repo_refs(self._repo).tags}
-        found = tags.get(self._target.tag)
-        if found not in (None, commit):
-            raise tag_taken(self._target)
-        return found is not None
+        return check_tag(self._target, tags, commit)
 
     def _tag(self, commit: str) -> None:
         if not self._check_tag(commit):
             assert self._target.tag is not None
             self._api.create_tag(self._repo, tag=self._target.tag, revision=commit, exist_ok=True)
             self._check_tag(commit)
-
-
-def check_visibility(target: PublishSpec, is_private: bool) -> None:
-    """A private push must not land in a public repository.
-
-    Raises:
-        InvalidInputError: it would.
-    """
-    if target.private and not is_private:
-        detail = f"{target.repo} is public, and the model is to be private"
-        fix = "choose a new name, make the repository private, or set private: false"
-        raise InvalidInputError(f"{detail}; {fix}", [Problem("/publish/private", "public_repository", detail, fix)])
-
-
-def tag_taken(target: PublishSpec) -> InvalidInputError:
-    """The tag names another commit, and tags do not move."""
-    detail = f"{target.repo} has the tag {target.tag} already, on another commit"
-    return InvalidInputError(
-        f"{detail}; choose a new one", [Problem("/publish/tag", "tag_taken", detail, "choose a new tag")]
-    )
 
 
 def git_name(content: bytes) -> str:

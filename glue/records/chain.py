@@ -18,10 +18,10 @@ from glue.records.outbox import wake
 from glue.records.tables import UNFINISHED, Job, Stage, Unit
 from glue.specs.digests import digest_of
 from glue.specs.errors import GlueError
-from glue.specs.job import JobSpec
+from glue.specs.kinds import AnyJobSpec, parse_job
 from glue.specs.plan import ADVANCE, ADVANCE_POSITION, StageOutcome, StagePlan, UnitOutcome, UnitPlan, WorkerClass
 
-Unlock = Callable[[JobSpec, Sequence[StageOutcome]], Sequence[StagePlan]]
+Unlock = Callable[[AnyJobSpec, Sequence[StageOutcome]], Sequence[StagePlan]]
 
 _ADVANCE_PLAN = UnitPlan(ADVANCE, {}, WorkerClass.CPU)
 
@@ -118,7 +118,7 @@ def _succeed_stage(session: Session, stage: Stage, result: dict[str, Any]) -> No
 
 
 def _open_next(session: Session, job: Job, unlock: Unlock) -> None:
-    open_stages(session, job, unlock(JobSpec.parse(job.spec), outcomes_of(session, job.id)))
+    open_stages(session, job, unlock(parse_job(job.spec), outcomes_of(session, job.id)))
     stages = stages_of(session, job.id)
     if all(stage.state == "succeeded" for stage in stages):
         _succeed_job(session, job, stages[-1].result)

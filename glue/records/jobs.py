@@ -16,7 +16,7 @@ from glue.records.ids import new_id
 from glue.records.locks import lock_whole
 from glue.records.tables import TERMINAL, UNFINISHED, Job, Stage, Unit
 from glue.specs.digests import digest_of
-from glue.specs.job import JobSpec
+from glue.specs.kinds import AnyJobSpec
 from glue.specs.plan import ADVANCE_POSITION, StagePlan
 
 
@@ -58,7 +58,7 @@ class StageProgress:
 def create_job(
     session: Session,
     owner: str,
-    spec: JobSpec,
+    spec: AnyJobSpec,
     stages: Sequence[StagePlan],
     *,
     name: str | None = None,

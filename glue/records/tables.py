@@ -79,6 +79,18 @@ class ApiKey(Base):
     revoked_at: Mapped[datetime | None]
 
 
+class HubToken(Base):
+    """An owner's token for the Hub, sealed; `account` and `role` are what the Hub said of it."""
+
+    __tablename__ = "hub_token"
+    owner: Mapped[str] = mapped_column(primary_key=True)
+    sealed: Mapped[bytes]
+    account: Mapped[str]
+    role: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
 class IdempotencyKey(Base):
     """What a request with an Idempotency-Key answered, so that its repetition answers the same."""
 

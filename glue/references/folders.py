@@ -15,6 +15,21 @@ SMALL_FILE_BYTES = 1024 * 1024
 MAX_CONFIG_BYTES = 8 * 1024 * 1024
 MAX_FILES = 20_000
 CONFIG_FILE = "config.json"
+GENERATION_CONFIG_FILE = "generation_config.json"
+ADAPTER_FILE = "adapter_config.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
 
 
 def resolve_folder(source: str, roots: Sequence[Path]) -> Path:
@@ -75,7 +90,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     if (folder / CONFIG_FILE).is_file():
         return read_json(folder / CONFIG_FILE, MAX_CONFIG_BYTES)
-    if (folder / "adapter_config.json").is_file():
+    if (folder / ADAPTER_FILE).is_file():
         fix = "merge the adapter into its base model and save the result"
         raise refusal("adapter", "the folder holds an adapter, not a whole model", fix)
     raise refusal("no_config", "the folder has no config.json", "give the folder of a model saved by transformers")

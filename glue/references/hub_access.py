@@ -3,6 +3,7 @@
 Only this module and those that are handed an access know the client. The token is never part of a text.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from huggingface_hub.errors import (
 from glue.specs.errors import Fault, GlueError, InvalidInputError, Problem, Reason
 
 Value = TypeVar("Value")
+Say = Callable[[float, str], None]
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 # httpx or httpx2, whichever this major of the client stands on: its errors of transport.
@@ -72,6 +74,11 @@ class HubAccess:
     def headers(self) -> dict[str, str]:
         """For requests that the client has no method for."""
         return {"Authorization": f"Bearer {self.token}"} if self.token else {}
+
+    @property
+    def identity(self) -> str:
+        """A name for whoever the token stands for, from which the token does not follow."""
+        return hashlib.sha256(self.token.encode()).hexdigest()[:16] if self.token else "public"
 
     def as_json(self) -> dict[str, Any]:
         """For the pipe to the engine, and nowhere else: it holds the token."""

@@ -1,6 +1,7 @@
 """One model of a zoo: found, pinned and looked into as far as its config and headers tell."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,14 @@ from typing import Any
 from glue.references.findings import Findings
 from glue.references.folders import folder_commit, read_config, resolve_folder
 from glue.references.headers import TensorInfo, folder_tensors
+from glue.references.hub_access import HubAccess
+from glue.references.hub_download import model_folder
+from glue.references.hub_headers import headers_of
+from glue.references.hub_names import hub_reference, is_hub_source
+from glue.references.licences import licence_of_folder
 from glue.references.reading import refusal
 from glue.references.signature import architecture, tokenizer_digest
-from glue.specs.errors import IncompatibleModelsError, Problem
+from glue.specs.errors import IncompatibleModelsError, InvalidInputError, Problem
 from glue.specs.zoo import BASE, ZooSpec
 
 # How quantised matrices are stored. Masks that older releases saved have more dimensions, position numbers are I64.
@@ -19,23 +25,64 @@ _PACKED_DIMENSIONS = (2, 3)
 _OTHER_INPUTS = ("vision_config", "audio_config", "speech_config", "image_token_id", "image_token_index")
 
 
+# Headers are small and many: one after the other, sixteen models would take a minute of waiting.
+_THREADS = 8
+
+
 @dataclass(frozen=True)
 class FoundModel:
-    """A zoo entry's folder, its commit and its tokenizer's digest."""
+    """A zoo entry's folder, its commit and its tokenizer's digest; of one on the Hub also its repository.
+
+    `folder` is where the job finds it; `headers`, which may be another, is where it can be looked into now.
+    """
 
     name: str
     pointer: str
     folder: Path
+    headers: Path
     commit: str
     tokenizer: str
+    repo: str | None = None
+    licence: str | None = None
 
 
-def find_models(zoo: ZooSpec, roots: Sequence[Path], findings: Findings) -> list[FoundModel]:
-    """Every entry of the zoo that can be used, the base first; what is wrong with the others goes to `findings`."""
+@dataclass(frozen=True)
+class _Place:
+    """Where a source lies: its folder now and in the job, its commit, its repository."""
+
+    folder: Path
+    headers: Path
+    commit: str | None
+    repo: str | None
+    licence: str | None
+
+
+def find_models(
+    zoo: ZooSpec, roots: Sequence[Path], findings: Findings, hub: HubAccess | None = None
+) -> list[FoundModel]:
+    """Every entry of the zoo that can be used, the base first; what is wrong with the others goes to `findings`.
+
+    Raises:
+        HubUnavailableError: the Hub does not answer.
+    """
     members = {member.name: f"/members/{number}/source" for number, member in enumerate(zoo.members)}
     pointers = {BASE: "/base/source"} | members
-    found = [_find(name, pointers[name], source, roots, findings) for name, source in zoo.sources().items()]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        places = {name: pool.submit(_place, source, roots, hub) for name, source in zoo.sources().items()}
+        found = [_find(name, pointers[name], place, findings) for name, place in places.items()]
     return [model for model in found if model is not None]
+
+
+def _place(source: str, roots: Sequence[Path], hub: HubAccess | None) -> _Place:
+    if not is_hub_source(source):
+        folder = resolve_folder(source, roots)
+        return _Place(folder, folder, None, None, licence_of_folder(folder))
+    if hub is None:
+        detail = "models of the Hub cannot be used here"
+        raise InvalidInputError(detail, [Problem("", "no_hub", detail, "give local folders")])
+    reference = hub_reference(source)
+    model, headers = headers_of(reference, hub)
+    return _Place(model_folder(reference, model.commit, hub), headers, model.commit, model.repo, model.licence)
 
 
 def check_one_tokenizer(models: Sequence[FoundModel], findings: Findings) -> None:
@@ -54,21 +101,23 @@ def check_one_tokenizer(models: Sequence[FoundModel], findings: Findings) -> Non
             )
 
 
-def _find(name: str, pointer: str, source: str, roots: Sequence[Path], findings: Findings) -> FoundModel | None:
+def _find(name: str, pointer: str, found: "Future[_Place]", findings: Findings) -> FoundModel | None:
     before = len(findings.problems)
     commit = tokenizer = ""
     with findings.at(pointer, name):
-        folder = resolve_folder(source, roots)
+        place = found.result()
         with findings.at(pointer, name):
-            check_config(read_config(folder))
+            check_config(read_config(place.headers))
         with findings.at(pointer, name):
-            check_tensors(folder_tensors(folder))
+            check_tensors(folder_tensors(place.headers))
         with findings.at(pointer, name):
-            tokenizer = tokenizer_digest(folder)
-        commit = folder_commit(folder)
+            tokenizer = tokenizer_digest(place.headers)
+        commit = place.commit or folder_commit(place.headers)
     if len(findings.problems) > before:
         return None
-    return FoundModel(name, pointer, folder, commit, tokenizer)
+    return FoundModel(
+        name, pointer, place.folder, place.headers, commit, tokenizer, repo=place.repo, licence=place.licence
+    )
 
 
 def check_config(config: Mapping[str, Any]) -> None:

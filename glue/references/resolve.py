@@ -1,41 +1,56 @@
 """A job as submitted into the job as stored: references resolved and pinned, everything checked that headers tell.
 
-Opens folders only, never a database or a connection.
+Opens folders, and the Hub where it is handed one; never a database.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from glue.references.findings import Findings
-from glue.references.models import check_one_tokenizer, find_models
+from glue.references.hub_access import HubAccess
+from glue.references.hub_target import check_target
+from glue.references.licences import combine
+from glue.references.models import FoundModel, check_one_tokenizer, find_models
 from glue.references.tasks import find_tasks
 from glue.specs.errors import InvalidInputError, Problem
 from glue.specs.job import JobRequest, JobSpec, ResolvedModel
+from glue.specs.publish import PublishJobSpec, PublishRequest, PublishSpec
 from glue.specs.zoo import ZooSpec
 
 
-def resolve_job(request: JobRequest, zoo: ZooSpec, roots: Sequence[Path], seed_default: int) -> JobSpec:
+def resolve_job(
+    request: JobRequest, zoo: ZooSpec, roots: Sequence[Path], seed_default: int, hub: HubAccess | None = None
+) -> JobSpec:
     """The complete, immutable spec of a request: models and task folders at a commit, a seed always present.
 
-    Pointers of problems about models speak of the zoo's file, all others of the job's.
+    Pointers of problems about models speak of the zoo's file, all others of the job's. Without `hub` only local
+    folders can be used, and nothing can be published.
 
     Raises:
         InvalidInputError: with every problem that was found, some of them in the request itself.
         IncompatibleModelsError: with every problem, all of them about models that cannot be used (together).
+        HubUnavailableError: the Hub does not answer.
     """
     findings = Findings()
-    models = find_models(zoo, roots, findings)
+    models = find_models(zoo, roots, findings, hub)
     check_one_tokenizer(models, findings)
     _check_base(request, zoo, findings)
     proxy, proxy_commit = find_tasks(request.proxy, "/proxy", roots, findings)
     report, report_commit = find_tasks(request.report, "/report", roots, findings)
+    if request.publish is not None:
+        _check_publish(request.publish, models, findings, hub)
     findings.raise_any()
     commits = {"proxy": proxy_commit, "report": report_commit}
     return JobSpec(
         kind=request.kind,
         seed=seed_default if request.seed is None else request.seed,
         zoo=zoo,
-        models=tuple(ResolvedModel(name=each.name, path=str(each.folder), commit=each.commit) for each in models),
+        models=tuple(
+            ResolvedModel(
+                name=each.name, path=str(each.folder), commit=each.commit, repo=each.repo, licence=each.licence
+            )
+            for each in models
+        ),
         clustering=request.clustering,
         search=request.search,
         mixture=request.mixture,
@@ -43,19 +58,53 @@ def resolve_job(request: JobRequest, zoo: ZooSpec, roots: Sequence[Path], seed_d
         proxy=proxy,
         report=report,
         suite_commits={name: commit for name, commit in commits.items() if commit is not None},
+        publish=request.publish,
     )
 
 
-def check_zoo(zoo: ZooSpec, roots: Sequence[Path]) -> None:
+def resolve_publish(
+    request: PublishRequest, artifact: str, digest: str, location: str, hub: HubAccess
+) -> PublishJobSpec:
+    """The spec of a job that publishes the artifact of that id, content and location.
+
+    Raises:
+        InvalidInputError: with every reason why the owner cannot publish there.
+        HubUnavailableError: the Hub does not answer.
+    """
+    findings = Findings()
+    check_target(request.publish, hub, findings)
+    findings.raise_any()
+    return PublishJobSpec(kind="publish", artifact=artifact, digest=digest, location=location, publish=request.publish)
+
+
+def check_zoo(zoo: ZooSpec, roots: Sequence[Path], hub: HubAccess | None = None) -> None:
     """Every entry is a whole causal language model that lies inside the roots.
 
     Raises:
         InvalidInputError: with every problem that was found.
         IncompatibleModelsError: with every problem, all of them about models as such.
+        HubUnavailableError: the Hub does not answer.
     """
     findings = Findings()
-    find_models(zoo, roots, findings)
+    find_models(zoo, roots, findings, hub)
     findings.raise_any()
+
+
+def _check_publish(
+    target: PublishSpec, models: Sequence[FoundModel], findings: Findings, hub: HubAccess | None
+) -> None:
+    if hub is None:
+        detail = "this service publishes nothing"
+        findings.add(InvalidInputError(detail, [Problem("", "no_hub", detail, "leave it out")]), "/publish", "publish")
+        return
+    check_target(target, hub, findings)
+    conflicts = combine({model.name: model.licence for model in models}).conflicts
+    if target.licence is None:
+        # Who names a licence has read the members' and decides.
+        for conflict in conflicts:
+            fix = "leave members out, or read their licences and name the result's as publish.licence"
+            problem = Problem("", "licences_conflict", conflict, fix)
+            findings.add(InvalidInputError(conflict, [problem]), "/publish/licence", "licences")
 
 
 def _check_base(request: JobRequest, zoo: ZooSpec, findings: Findings) -> None:

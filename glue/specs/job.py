@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from glue.specs.base import Name, Spec
+from glue.specs.publish import PublishSpec
 from glue.specs.search import HeuristicCoefficient, SearchSpec
 from glue.specs.suite import SuiteSpec
 from glue.specs.zoo import ZooSpec
@@ -81,14 +82,21 @@ class JobRequest(Spec):
     output: OutputSpec = OutputSpec()
     proxy: SuiteSpec
     report: SuiteSpec
+    publish: PublishSpec | None = None
 
 
 class ResolvedModel(Spec):
-    """A zoo entry after its reference was resolved: where it lies and the commit it is pinned to."""
+    """A zoo entry after its reference was resolved: where it lies and the commit it is pinned to.
+
+    Of a model on the Hub `repo` is its repository and `path` the folder that it is downloaded into. `licence`
+    is what its card says, where it has one.
+    """
 
     name: Name
     path: str
     commit: str
+    repo: str | None = None
+    licence: str | None = None
 
 
 class JobSpec(Spec):
@@ -110,6 +118,7 @@ class JobSpec(Spec):
     proxy: SuiteSpec
     report: SuiteSpec
     suite_commits: dict[str, str] = {}
+    publish: PublishSpec | None = None
 
     def paths(self) -> dict[str, str]:
         """Entry name to folder."""

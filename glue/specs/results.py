@@ -167,3 +167,12 @@ class ReportResult(Spec):
     best_single: str
     gain_over_best_single: float
     gain_over_best_single_stderr: float
+
+
+class PublishedModel(Spec):
+    """The commit on main of a repository that holds a finished artifact."""
+
+    repo: str
+    commit: str
+    tag: str | None
+    url: str

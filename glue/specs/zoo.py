@@ -10,7 +10,7 @@ BASE = "base"
 
 
 class ModelSpec(Spec):
-    """Where a model lies: an absolute or file-relative path of a local folder."""
+    """Where a model lies: a local folder, or a repository of the Hub as `org/name[@revision]` or with `hf://`."""
 
     source: str = Field(min_length=1, max_length=4096)
 

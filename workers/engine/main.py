@@ -56,7 +56,7 @@ class Engine:
         # Loaded here and not at the start: what a library prints or breaks then belongs to a unit.
         module, _, function = self._runner.partition(":")
         runner: Runner = getattr(importlib.import_module(module), function)
-        context = Context(Path(run.artifacts), Path(run.work), run.device, self._progress, self._cache)
+        context = Context(Path(run.artifacts), Path(run.work), run.device, self._progress, self._cache, run.hub)
         return runner(run.request, context)
 
     def _progress(self, fraction: float, message: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
+from glue.references.hub_access import HubAccess
 from glue.specs.plan import UnitOutcome, UnitRequest
 from workers.engine.protocol import Answer, Done, Failed, Progress, Run, decode_answer, encode_run
 from workers.settings import Settings
@@ -85,8 +86,9 @@ class WarmEngine:
         request: UnitRequest,
         progress: Callable[[dict[str, Any]], None],
         interruption: Callable[[], Interruption | None],
+        hub: HubAccess | None = None,
     ) -> UnitOutcome:
-        """Run one unit; `interruption` is asked several times a second.
+        """Run one unit; `interruption` is asked several times a second. `hub` is for units that speak to it.
 
         Raises:
             UnitFailedError: the unit failed.
@@ -95,12 +97,15 @@ class WarmEngine:
         """
         process = self._for_job(request.job_id)
         try:
-            outcome = _converse(process, self._line(request), progress, interruption)
+            outcome = _converse(process, self._line(request, hub), progress, interruption)
         except BaseException:
             # Whatever went wrong may have left half a model behind: the next unit gets a fresh engine.
             self.stop()
             raise
-        if 0 < self._settings.engine_memory < process.resident_bytes():
+        if hub is not None:
+            # Nothing that runs later may find the token in its memory.
+            self.stop()
+        elif 0 < self._settings.engine_memory < process.resident_bytes():
             logger.info("engine %d is replaced: it holds %d bytes", process.pid, process.resident_bytes())
             self.stop()
         return outcome
@@ -119,9 +124,9 @@ class WarmEngine:
             self._job_id = job_id
         return self._process
 
-    def _line(self, request: UnitRequest) -> bytes:
+    def _line(self, request: UnitRequest, hub: HubAccess | None) -> bytes:
         work = self._settings.work / request.kind / request.digest
-        return encode_run(Run(request, str(self._settings.artifacts), str(work), self._settings.device))
+        return encode_run(Run(request, str(self._settings.artifacts), str(work), self._settings.device, hub))
 
 
 def _converse(

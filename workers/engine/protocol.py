@@ -7,17 +7,19 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from glue.references.hub_access import HubAccess
 from glue.specs.plan import UnitOutcome, UnitRequest
 
 
 @dataclass(frozen=True)
 class Run:
-    """Run this unit; folders and device are the worker's."""
+    """Run this unit; folders and device are the worker's, `hub` is there for units that speak to the Hub."""
 
     request: UnitRequest
     artifacts: str
     work: str
     device: str
+    hub: HubAccess | None = None
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,15 @@ Answer = Progress | Done | Failed
 
 def encode_run(run: Run) -> bytes:
     """A line for the engine."""
-    return _line({**vars(run), "request": run.request.as_json()})
+    hub = run.hub.as_json() if run.hub else None
+    return _line({**vars(run), "request": run.request.as_json(), "hub": hub})
 
 
 def decode_run(line: bytes) -> Run:
     """The inverse of `encode_run`."""
     value = json.loads(line)
-    return Run(**{**value, "request": UnitRequest.from_json(value["request"])})
+    hub = HubAccess.from_json(value["hub"]) if value["hub"] else None
+    return Run(**{**value, "request": UnitRequest.from_json(value["request"]), "hub": hub})
 
 
 def encode_answer(answer: Answer) -> bytes:

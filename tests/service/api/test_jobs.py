@@ -242,6 +242,15 @@ class TestProgress:
         assert stages["data"] == job["stages"]
         assert stages["data"][0]["status"] == "running"
 
+    def test_a_unit_shows_its_inputs_and_its_result(self, client: TestClient, submitted: dict[str, Any]) -> None:
+        path = f"/v1/jobs/{submitted['id']}/units"
+        listed = client.get(path).json()["data"][0]
+        unit = client.get(f"{path}/{listed['id']}").json()
+        assert unit["payload"]["name"] == "a"
+        assert unit["result"] is None
+        assert unit["mergekit"] is None
+        assert client.get(f"{path}/unit_{'0' * 26}").status_code == 404
+
     def test_units_are_paged_and_filtered(self, client: TestClient, submitted: dict[str, Any]) -> None:
         path = f"/v1/jobs/{submitted['id']}/units"
         first = client.get(path, params={"limit": 1}).json()

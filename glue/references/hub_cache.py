@@ -1,0 +1,70 @@
+"""Room for downloads: within the budget, the models that were used longest ago go, unless a job still needs them."""
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from glue.references.hub_access import HubAccess
+from glue.specs.errors import DiskFullError
+
+COMPLETE = ".complete"
+
+_SPARE_BYTES = 256 * 1024 * 1024
+
+
+def make_room(access: HubAccess, needed: int, since: float) -> None:
+    """Remove models until `needed` more bytes fit; none that a job needs or that was used after `since`.
+
+    Raises:
+        DiskFullError: they do not fit even so.
+    """
+    if needed <= 0:
+        return
+    with (access.cache / "locks" / "room").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for model in _oldest(access, since):
+            if _fits(access, needed):
+                return
+            _evict(model, access.cache)
+    if not _fits(access, needed):
+        kept = f"{used_bytes(access.cache) / 1e9:.1f} GB are in use"
+        limit = f"the budget is {access.budget / 1e9:.1f} GB" if access.budget else "the disk is full"
+        raise DiskFullError(f"{needed / 1e9:.1f} GB of models have no room in the Hub cache: {limit}, {kept}")
+
+
+def used_bytes(cache: Path) -> int:
+    """What downloads take on disk, finished or not."""
+    return sum(blob.stat().st_size for blob in (cache / "blobs").glob("*"))
+
+
+def _fits(access: HubAccess, needed: int) -> bool:
+    free = shutil.disk_usage(access.cache).free - _SPARE_BYTES
+    allowed = access.budget - used_bytes(access.cache) if access.budget else free
+    return needed <= min(allowed, free)
+
+
+def _oldest(access: HubAccess, since: float) -> Iterator[Path]:
+    folders = (access.cache / "models").glob("*/*")
+    for used, folder in sorted((_last_use(folder), folder) for folder in folders):
+        if used < since and str(folder) not in access.kept:
+            yield folder
+
+
+def _last_use(folder: Path) -> float:
+    # A download that was given up has no mark.
+    mark = folder / COMPLETE
+    return (mark if mark.exists() else folder).stat().st_mtime
+
+
+def _evict(model: Path, cache: Path) -> None:
+    # First it stops to count as a model, then its files go that no other model has.
+    (model / COMPLETE).unlink(missing_ok=True)
+    shutil.rmtree(model)
+    for blob in (cache / "blobs").glob("*"):
+        # Whoever fetches a file holds its lock until the file has its second name.
+        with (cache / "locks" / blob.stem).open("w") as lock, suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if blob.exists() and blob.stat().st_nlink == 1:
+                blob.unlink()
