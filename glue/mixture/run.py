@@ -43,12 +43,15 @@ from glue.mixture.router import (
 from glue.mixture.training import RouterTraining, train_layer_routers, train_router
 from glue.mixture.writing import ExpertSource, Output
 from glue.references.folders import folder_commit, read_config
+from glue.references.signature import tokenizer_digest
 from glue.specs.digests import digest_of
-from glue.specs.errors import InvalidInputError, Problem
+from glue.specs.errors import IncompatibleModelsError, InvalidInputError, Problem
 
 # The work folder's name is the digest of the inputs, so two runs that meet there write the same bytes.
 TOKEN = 0
 DEFAULT_SEED = 0
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def mix_file(path: Path, out: Path, *, shard_bytes: int, seed: int | None, progr
     output = Output(
         out.with_name(f".{out.name}.{_inputs_digest(mix, shard_bytes)[:16]}.partial"), shard_bytes, TOKEN, progress
     )
-    notes = _LEVELS[file.level](mix, output)
+    notes = (*_tokenizer_note(mix), *_LEVELS[file.level](mix, output))
     write_manifest(output.folder, TOKEN)
     output.folder.rename(out)
     flush_folder(out.parent)
@@ -125,6 +128,23 @@ def _check_dense_layers(mix: _Mix) -> None:
     layers, _ = mix.layers_and_hidden()
     if mix.file.dense_layers >= layers:
         raise _invalid("/dense_layers", f"there are {layers} layers", f"set dense_layers to at most {layers - 1}")
+
+
+def _tokenizer_note(mix: _Mix) -> tuple[str, ...]:
+    """A word about experts that read other ids than the base; an error where their embeddings are used."""
+    own = tokenizer_digest(mix.base.folder)
+    others = [
+        expert.name
+        for expert in mix.experts
+        if any((expert.folder / name).is_file() for name in _TOKENIZERS) and tokenizer_digest(expert.folder) != own
+    ]
+    if not others:
+        return ()
+    detail = f"{', '.join(others)} and the base have different tokenizers"
+    if mix.file.level == "model" and not mix.file.dense_layers:
+        fix = "use experts with the base's tokenizer, or make one of them the base_model"
+        raise IncompatibleModelsError(f"{detail}; {fix}", [Problem("/experts", "tokenizer", detail, fix)])
+    return (f"{detail}: the mixture reads the base's ids",)
 
 
 def _source(reference: ModelReference, relative_to: Path) -> ExpertSource:

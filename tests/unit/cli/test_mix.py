@@ -161,6 +161,17 @@ def test_negative_prompts_belong_to_ffn_level(zoo: Path) -> None:
     assert "negative_prompts are for level ffn" in run(zoo, config | {"level": "model"})[1]
 
 
+@pytest.mark.parametrize(("level", "code"), [("ffn", 0), ("block", 0), ("model", 1)])
+def test_other_tokenizers_are_told(zoo: Path, level: str, code: int) -> None:
+    path = zoo / "b" / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    path.write_text(json.dumps(tokenizer))
+    found, output = run(zoo, mixture(level=level))
+    assert (found, "b and the base have different tokenizers" in output) == (code, True)
+
+
 def test_an_existing_folder_is_not_touched(zoo: Path) -> None:
     (zoo / "out").mkdir()
     code, output = run(zoo, mixture())
