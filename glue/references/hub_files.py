@@ -25,7 +25,8 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5
 MAX_COMPANION_BYTES = 256 * 1024 * 1024
 
 _TIMEOUT_SECONDS = 30.0
-_CHUNK_BYTES = 1024 * 1024
+# What a download that breaks off loses at most.
+_CHUNK_BYTES = 128 * 1024
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def digest_matches(path: Path, file: RemoteFile) -> bool:
     if file.is_git:
         hasher.update(b"blob %d\0" % path.stat().st_size)
     with path.open("rb") as stream:
-        while block := stream.read(4 * _CHUNK_BYTES):
+        while block := stream.read(32 * _CHUNK_BYTES):
             hasher.update(block)
     return hasher.hexdigest() == file.digest
 

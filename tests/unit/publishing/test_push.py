@@ -207,7 +207,8 @@ def kill_at(standing: StandIn, folder: Path, request: int, pause: float, xet: bo
     while len(standing.requests()) < before + request and pusher.poll() is None:
         time.sleep(0.002)
     time.sleep(pause)
-    os.killpg(pusher.pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.killpg(pusher.pid, signal.SIGKILL)
     pusher.communicate(timeout=30)
     commits = main_commits(standing)
     assert len(commits) <= 1
