@@ -128,7 +128,6 @@ class BlockMixtureLayer(nn.Module):
         super().__init__()
         count = len(config.expert_names or [])
         self.experts = nn.ModuleList([layer, *(copy.deepcopy(layer) for _ in range(count - 1))])
-        self.number = number
         self.decision = config.decision_of(number)
         self.experts_per_token = config.experts_per_token
         # How often each expert was asked since loading; a sample counts when its routing is decided.
