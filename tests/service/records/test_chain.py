@@ -1,7 +1,7 @@
 """The chain from the first unit to the end of the job."""
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from glue.records.database import Database
 from glue.records.events import list_events
@@ -66,6 +66,27 @@ def test_a_stage_that_opens_without_units_begins_with_an_advance(watched: Databa
     finish(watched, second)
     last = must_take(watched)
     assert (last.unit.kind, last.unit.generation) == (ADVANCE, 1)
+
+
+def test_a_stage_that_was_opened_before_is_not_opened_again(watched: Database) -> None:
+    job_id = submit(watched)
+    for _ in range(3):
+        finish(watched, must_take(watched))
+    with watched.transaction() as session:
+        later = (
+            "UPDATE unit SET not_before = now() + interval '1 h' FROM stage WHERE stage_id = stage.id AND family = 'b'"
+        )
+        session.execute(text(later))
+    finish_all(watched)
+    with watched.transaction() as session:
+        states = {(stage.name, stage.family): stage.state for stage in list_stages(session, job_id)}
+        session.execute(text("UPDATE unit SET not_before = now()"))
+    assert (states["search", "a"], states["search", "b"]) == ("succeeded", "pending")
+
+    finish_all(watched)
+
+    with watched.transaction() as session:
+        assert get_job(session, OWNER, job_id).status == "succeeded"
 
 
 def test_an_advance_sees_its_stage_and_the_finished_stages(watched: Database) -> None:

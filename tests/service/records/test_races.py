@@ -7,21 +7,24 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
-from time import monotonic
+from threading import Event
+from time import monotonic, sleep
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 
-from glue.records.database import Database
+from glue.records.database import CLOCK, Database
 from glue.records.errors import JobFinishedError, LeaseLost
 from glue.records.events import list_events
 from glue.records.jobs import get_job, list_stages, list_units, request_cancel
-from glue.records.leases import Backoff, Claim, WorkerIdentity, complete, fail, heartbeat, reap, release
-from glue.records.tables import Unit
+from glue.records.leases import Backoff, Claim, WorkerIdentity, claim, complete, fail, heartbeat, reap, release
+from glue.records.locks import lock_whole
+from glue.records.tables import Stage, Unit
 from glue.specs.plan import StagePlan
 from tests.support.chains import (
     FAMILIES,
     LEASE,
+    OTHER_WORKER,
     OWNER,
     TRANSIENT_ERROR,
     WORKER,
@@ -96,6 +99,37 @@ def test_first_claims_start_a_job_and_its_stage_once(crowd: Database) -> None:
         assert (types["job.started"], types["stage.started"]) == (1, 1)
 
 
+def test_a_claim_that_came_second_to_a_stage_does_not_keep_its_lock(crowd: Database) -> None:
+    only = (StagePlan("alone", 0, ready=True, units=(inspect_unit("one"),)),)
+    contested, other = submit(crowd, only, priority=1), submit(crowd, only)
+    holds, enough = Event(), Event()
+
+    def claim_and_wait() -> Claim | None:
+        with crowd.transaction() as session:
+            claimed = claim(session, OTHER_WORKER, LEASE)
+            holds.set()
+            enough.wait(10)
+            return claimed
+
+    with ThreadPoolExecutor(1) as pool:
+        with crowd.transaction() as session:
+            first = claim(session, WORKER, LEASE)
+            session.flush()
+            late = pool.submit(claim_and_wait)
+            _wait_until_somebody_waits(crowd)
+        assert holds.wait(10)
+        with crowd.transaction() as session:
+            free = select(Stage.job_id).with_for_update(skip_locked=True)
+            unlocked = session.scalars(free).all()
+        enough.set()
+        second = late.result(10)
+
+    assert unlocked == [contested]
+    assert first is not None
+    assert second is not None
+    assert (first.unit.job_id, second.unit.job_id) == (contested, other)
+
+
 def test_units_that_end_together_open_one_advance(crowd: Database) -> None:
     for _ in range(5):
         job_id = submit(crowd)
@@ -136,6 +170,72 @@ def test_the_second_family_waits_for_the_first_and_sees_its_result(crowd: Databa
 
     with crowd.transaction() as session:
         assert len(list_units(session, job_id, stage="join")) == 1
+
+
+def test_who_waits_for_the_whole_job_gets_also_what_was_added_meanwhile(crowd: Database) -> None:
+    job_id = submit(crowd)
+    for _ in range(2):
+        finish(crowd, must_take(crowd))
+    opening = must_take(crowd)
+    holds, enough = Event(), Event()
+
+    def hold_the_whole() -> None:
+        with crowd.transaction() as session:
+            lock_whole(session, [job_id])
+            holds.set()
+            enough.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        with crowd.transaction() as session:
+            complete(session, opening.unit.unit_id, opening.token, outcome_of(opening.unit), unlock)
+            session.flush()
+            late = pool.submit(hold_the_whole)
+            _wait_until_somebody_waits(crowd)
+        assert holds.wait(10)
+        with crowd.transaction() as session:
+            free = select(Stage.name).where(Stage.job_id == job_id).with_for_update(skip_locked=True)
+            assert session.scalars(free).all() == []
+            assert len(list_stages(session, job_id)) == 4
+        enough.set()
+        late.result(10)
+
+
+def test_a_heartbeat_just_in_time_is_seen_by_the_reaper(crowd: Database) -> None:
+    submit(crowd)
+    claimed = must_take(crowd)
+    with crowd.transaction() as session:
+        soon = CLOCK + timedelta(seconds=0.2)
+        session.execute(update(Unit).where(Unit.lease_token == claimed.token).values(lease_expires_at=soon))
+
+    def reap_some() -> int:
+        with crowd.transaction() as session:
+            return reap(session)
+
+    with ThreadPoolExecutor(1) as pool:
+        with crowd.transaction() as session:
+            assert heartbeat(session, WORKER.id, claimed.unit.unit_id, claimed.token, LEASE, None).alive
+            sleep(0.3)
+            late = pool.submit(reap_some)
+            _wait_until_somebody_waits(crowd)
+        assert late.result(10) == 0
+    finish(crowd, claimed)
+
+
+def test_the_last_two_workers_of_a_cancelled_job_do_not_both_wait_for_the_other(crowd: Database) -> None:
+    job_id = submit(crowd)
+    first, second = last_advances(crowd, job_id)
+    assert cancel(crowd, job_id) == "cancelling"
+
+    with ThreadPoolExecutor(1) as pool:
+        with crowd.transaction() as session:
+            release(session, first.unit.unit_id, first.token)
+            session.flush()
+            late = pool.submit(_release, crowd, second)
+            _wait_until_somebody_waits(crowd)
+        late.result(10)
+
+    with crowd.transaction() as session:
+        assert get_job(session, OWNER, job_id).status == "cancelled"
 
 
 @pytest.mark.parametrize("advance_first", [True, False])
@@ -198,13 +298,14 @@ def test_a_completion_and_the_reaper_exclude_each_other(crowd: Database) -> None
                 return False
             return True
 
-        def reap_twice() -> bool:
-            for _ in range(2):
-                with crowd.transaction() as session:
-                    reap(session, backoff=AT_ONCE)
-            return True
+        def reap_some() -> bool:
+            with crowd.transaction() as session:
+                return reap(session, backoff=AT_ONCE) == 1
 
-        finished, _ = at_once([try_to_finish, reap_twice])
+        finished, reaped = at_once([try_to_finish, reap_some])
+        assert not (finished and reaped)
+        if not finished:
+            assert reaped or reap_some()
         with crowd.transaction() as session:
             state = session.scalar(select(Unit.state).where(Unit.id == claimed.unit.unit_id))
         assert state == ("succeeded" if finished else "ready")
@@ -279,6 +380,11 @@ def _act(
             fail(session, unit_id, token, TRANSIENT_ERROR, retry=True, backoff=AT_ONCE)
         else:
             release(session, unit_id, token)
+
+
+def _release(database: Database, claimed: Claim) -> None:
+    with database.transaction() as session:
+        release(session, claimed.unit.unit_id, claimed.token)
 
 
 def _wait_until_somebody_waits(database: Database) -> None:
