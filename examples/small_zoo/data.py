@@ -78,19 +78,19 @@ class Fact:
 ATTRIBUTES = (
     Attribute(
         ("plum", "rice", "corn", "bean", "fig", "leek", "nut", "kale"),
-        ("{} eats", "{} likes", "food of {}", "meal of {}", "what {} eats", "what {} likes"),
+        ("{} eats", "{} likes", "{} food", "{} meal", "{} dish", "{} snack"),
     ),
     Attribute(
         ("cave", "hill", "lake", "barn", "tree", "dune", "moor", "reef"),
-        ("{} lives in", "{} rests in", "home of {}", "house of {}", "where {} lives", "where {} rests"),
+        ("{} home", "{} house", "{} lives", "{} rests", "{} place", "{} nest"),
     ),
     Attribute(
         ("red", "blue", "pink", "gray", "gold", "teal", "lime", "tan"),
-        ("{} looks", "{} shines", "tint of {}", "hue of {}", "how {} looks", "how {} shines"),
+        ("{} looks", "{} tint", "{} hue", "{} shade", "{} color", "{} shines"),
     ),
     Attribute(
         ("hum", "buzz", "roar", "chirp", "moo", "hiss", "purr", "bark"),
-        ("{} sings", "{} calls", "song of {}", "cry of {}", "how {} sings", "how {} calls"),
+        ("{} sings", "{} calls", "{} song", "{} cry", "{} voice", "{} tune"),
     ),
 )
 

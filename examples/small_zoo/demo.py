@@ -81,8 +81,8 @@ def _wait_until_ready(home: Path, supervisor: "subprocess.Popen[bytes]") -> Clie
     while supervisor.poll() is None and time.monotonic() < deadline:
         with suppress(ServiceError):
             client = Client.from_home(home)
-            client.jobs(1)
-            return client
+            if len(client.workers()) >= int(WORKERS):
+                return client
         time.sleep(0.2)
     raise SystemExit(f"The service did not start; its lines above and the logs in {home / 'logs'} say why.")
 

@@ -88,6 +88,11 @@ class Client:
         """The finished job's report."""
         return self._json("GET", f"/v1/jobs/{job_id}/report")
 
+    def workers(self) -> list[dict[str, Any]]:
+        """The workers that are there."""
+        found: list[dict[str, Any]] = self._json("GET", "/v1/workers")["data"]
+        return found
+
     def artifact(self, artifact_id: str) -> dict[str, Any]:
         """An artifact's record with its manifest."""
         return self._json("GET", f"/v1/artifacts/{artifact_id}")

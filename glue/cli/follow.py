@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from glue.cli.client import Client, UnreachableError
+from glue.plans.model_glue import stage_names
 
 POLL_SECONDS = 0.5
 # A service that is being restarted or upgraded is back within this time; the job does not notice.
@@ -56,27 +57,27 @@ class _Stages:
         self._tasks: dict[str, TaskID] = {}
 
     def show(self, job: dict[str, Any]) -> None:
-        names = list(dict.fromkeys(stage["name"] for stage in job["stages"]))
-        for name in names:
+        for name in stage_names():
+            if name not in self._tasks:
+                self._tasks[name] = self._bars.add_task(name, total=1, start=False, note="")
             runs = [stage for stage in job["stages"] if stage["name"] == name]
-            self._show_stage(name, runs, job)
+            if runs:
+                self._show_stage(self._tasks[name], runs, job)
 
     def waiting(self) -> None:
         for task in self._tasks.values():
             self._bars.update(task, note="waiting for the service")
 
-    def _show_stage(self, name: str, runs: list[dict[str, Any]], job: dict[str, Any]) -> None:
+    def _show_stage(self, task: TaskID, runs: list[dict[str, Any]], job: dict[str, Any]) -> None:
         done = sum(run["units"]["finished"] for run in runs)
         total = sum(run["units"]["total"] for run in runs)
         ended = all(run["status"] in FINISHED for run in runs)
         started = any(run["started_at"] for run in runs)
-        if name not in self._tasks:
-            self._tasks[name] = self._bars.add_task(name, total=None, start=False, note="")
-        task = self._tasks[name]
         if started:
             self._bars.start_task(task)
         note = job["status_message"] or "" if started and not ended else ""
-        self._bars.update(task, completed=done, total=max(total, 1) if started else None, note=note)
+        total = max(total, 1)
+        # A stage may have had nothing to do but to end.
+        self._bars.update(task, completed=total if ended and started else done, total=total, note=note)
         if ended:
-            self._bars.update(task, completed=max(total, 1), total=max(total, 1))
             self._bars.stop_task(task)
