@@ -59,11 +59,17 @@ def test_any_number_of_workers_ends_in_the_digest_of_one_process(
         with running.client as client:
             report = client.get(f"/v1/jobs/{ended['id']}/report").json()
             events = client.get(f"/v1/jobs/{ended['id']}/events", params={"limit": 500}).json()["data"]
+            trials = client.get(f"/v1/jobs/{ended['id']}/units", params={"stage": "search"}).json()["data"]
+            scored = next(unit["id"] for unit in trials if unit["kind"] == "score.candidate")
+            trial = client.get(f"/v1/jobs/{ended['id']}/units/{scored}").json()
         with Client(running.url, running.api_key) as glue:
             pull(glue, glue.artifact(ended["result"]["artifact_id"]), folder, Console(quiet=True))
     assert report["artifact"] == "mixture"
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
     assert events[-1]["type"] == "job.succeeded"
+    assert trial["mergekit"]["merge_method"] == "linear"
+    assert trial["result"]["score"]["tasks"][0]["task"] == "choose"
+    assert trial["result"]["score_seconds"] > 0
     assert {path.name for path in (folder / "plots").iterdir()} == {"models.png", "search.png", "similarity.png"}
     done = subprocess.run(
         [sys.executable, "-c", BARE, str(folder)], cwd="/", capture_output=True, text=True, check=False
