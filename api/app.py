@@ -11,6 +11,7 @@ from api.dashboard import pages
 from api.middleware import Surroundings
 from api.routes import artifacts, events, health, hub_token, jobs, workers, zoos
 from api.settings import Settings
+from glue.artifacts.storage import ArtifactStorage
 from glue.records.database import Database
 from glue.telemetry.logs import configure_logs
 from glue.telemetry.metrics import serve_metrics
@@ -29,6 +30,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         if told.log_format:
             configure_logs()
         serve_metrics(told.metrics_port)
+        app.state.storage = ArtifactStorage(told.artifacts_url) if told.artifacts_url else None
         app.state.database = Database(app.state.settings.database_url, POOL_SIZE)
         yield
         app.state.database.dispose()

@@ -112,7 +112,7 @@ def _model(folder: Path, noise: float, seed: int) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                parameter += noise * parameter.std() * torch.randn_like(parameter)
+                parameter.add_(noise * parameter.std() * torch.randn_like(parameter))
     model.save_pretrained(folder)
     _tokenizer().save_pretrained(folder)
 

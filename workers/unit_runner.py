@@ -21,6 +21,7 @@ from glue.records.sealing import Vault
 from glue.references.hub_access import HubAccess, endpoint_of_environment
 from glue.specs.errors import Fault, Reason
 from glue.specs.plan import UnitOutcome, WorkerClass
+from workers.artifacts import Artifacts
 from workers.engine.process import (
     EngineDiedError,
     Interruption,
@@ -52,6 +53,7 @@ class UnitRunner:
         self._settings = settings
         self._database = database
         self._engine = engine
+        self._artifacts = Artifacts(settings.artifacts, settings.artifacts_url)
         self._backoff = Backoff(transient=timedelta(seconds=settings.retry))
 
     def run(self, claim: Claim, lease: Lease, interruption: Interrupt) -> str:
@@ -83,7 +85,10 @@ class UnitRunner:
         if cached is not None:
             return cached
         hub = self._persist(lambda session: self._hub(session, claim), lease)
-        return self._engine.run(claim.unit, lease.report, interruption, hub)
+        self._artifacts.bring(claim.unit, interruption)
+        outcome = self._engine.run(claim.unit, lease.report, interruption, hub)
+        self._artifacts.send(outcome, interruption)
+        return outcome
 
     def _hub(self, session: Session, claim: Claim) -> HubAccess | None:
         """The way to the Hub with the owner's token, for the units that need it and no others."""
