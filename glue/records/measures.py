@@ -54,11 +54,11 @@ def _queue(session: Session) -> list[QueueMeasure]:
 def _jobs(session: Session) -> dict[str, int]:
     active = Job.status.in_((*ACTIVE, "cancelling"))
     rows = session.execute(select(Job.status, func.count()).where(active).group_by(Job.status))
-    return dict(rows.tuples().all())
+    return {str(name): int(count) for name, count in rows}
 
 
 def _workers(session: Session) -> dict[str, int]:
     served = func.unnest(Worker.classes).label("served")
     present = select(served).where(Worker.beat_at > CLOCK - PRESENT).subquery()
     rows = session.execute(select(present.c.served, func.count()).group_by(present.c.served))
-    return dict(rows.tuples().all())
+    return {str(name): int(count) for name, count in rows}

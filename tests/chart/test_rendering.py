@@ -16,6 +16,9 @@ from tests.support.chart_tools import CHART, HELM_WHEELS, MONITORING, helm, rend
 LATEST = max(HELM_WHEELS, key=Version)
 
 
+SECRET_WORDS = ("PASSWORD", "TOKEN", "SECRET", "DATABASE_URL", "KEY")
+
+
 def objects(*options: str, version: str = LATEST) -> tuple[dict[str, Any], ...]:
     return render(version, *options)
 
@@ -64,7 +67,7 @@ def test_secrets_are_only_named(name: str) -> None:
     for pod in pods(rendered):
         for each in containers(pod):
             for variable in each.get("env", []):
-                secret = any(word in variable["name"] for word in ("PASSWORD", "TOKEN", "SECRET", "DATABASE_URL"))
+                secret = any(word in variable["name"] for word in SECRET_WORDS)
                 # TOKENIZERS_PARALLELISM is a switch.
                 if secret and not variable["name"].startswith("TOKENIZERS_"):
                     assert "secretKeyRef" in variable["valueFrom"], variable
@@ -78,18 +81,17 @@ def test_what_is_mounted_exists(name: str) -> None:
             assert {mount["name"] for mount in each["volumeMounts"]} <= volumes
 
 
-def test_only_a_pool_for_the_hub_holds_its_token() -> None:
-    rendered = objects(*TOGGLES["hub token"])
+def test_only_what_speaks_to_the_hub_can_open_tokens() -> None:
+    rendered = objects(*TOGGLES["hub secret"])
     holders = {
         component
         for component, pod in components(rendered).items()
         for each in containers(pod)
-        if "HF_TOKEN" in environment(each)
+        if "GLUE_SECRET_KEY" in environment(each)
     }
-    assert holders == {"worker-hub"}
-    with pytest.raises(subprocess.CalledProcessError) as refused:
-        objects("--set", "workers.cpu.hubTokenSecret.name=token")
-    assert "only a pool that serves the class hub" in refused.value.stderr
+    assert holders == {"api", "worker-hub"}
+    for component in holders:
+        assert environment(components(rendered)[component]["spec"]["containers"][0])["HF_ENDPOINT"].startswith("https:")
 
 
 def test_scaling_counts_what_is_ready_and_what_runs() -> None:

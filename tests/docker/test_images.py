@@ -68,8 +68,9 @@ def test_what_is_copied_exists_and_travels_to_the_builder() -> None:
 def test_checkov_has_nothing_to_say() -> None:
     options = ["--framework", "dockerfile", "--skip-download", "--quiet", "--compact", "--output", "json"]
     done = subprocess.run([*checkov(), "-f", DOCKERFILE, *options], capture_output=True, text=True, check=False)
-    found = json.loads(done.stdout)
-    assert found["failed"] == 0 if "failed" in found else not found["results"]["failed_checks"], found
+    failed = {check["check_id"] for check in json.loads(done.stdout)["results"]["failed_checks"]}
+    # The base is an argument without a default, and docker/build.sh takes none but a digest.
+    assert failed <= {"CKV_DOCKER_7"}, failed
 
 
 def test_the_build_script_wants_a_digest() -> None:

@@ -36,7 +36,7 @@ TOGGLES: dict[str, tuple[str, ...]] = {
     "gpu fixed": GPU,
     "gpu deployment": (*GPU, "--set", "workers.gpu.scaling=deployment"),
     "gpu job": (*GPU, "--set", "workers.gpu.scaling=job"),
-    "hub token": ("--set", "workers.hub.hubTokenSecret.name=token"),
+    "hub secret": ("--set", "hub.existingSecret=vault", "--set", "hub.endpoint=https://mirror.example.org"),
     "no hub": ("--set", "workers.hub.enabled=false"),
 }
 

@@ -214,3 +214,15 @@ livenessProbe:
   periodSeconds: 30
   timeoutSeconds: 5
 {{- end -}}
+
+{{/* The way to the Hub, for the API and for pools of class hub and nobody else. */}}
+{{- define "glue.hubEnv" -}}
+{{- with .Values.hub.endpoint }}
+- {name: HF_ENDPOINT, value: {{ . | quote }}}
+{{- end }}
+{{- with .Values.hub.existingSecret }}
+- name: GLUE_SECRET_KEY
+  valueFrom:
+    secretKeyRef: {name: {{ . }}, key: {{ $.Values.hub.key }}}
+{{- end }}
+{{- end -}}

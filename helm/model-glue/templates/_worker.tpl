@@ -23,9 +23,6 @@
 {{- $poolName := index . 1 -}}
 {{- $pool := index . 2 -}}
 {{- $isJob := eq $pool.scaling "job" -}}
-{{- if and $pool.hubTokenSecret.name (not (has "hub" $pool.classes)) -}}
-{{- fail (printf "workers.%s.hubTokenSecret: only a pool that serves the class hub may hold the Hub's token" $poolName) -}}
-{{- end -}}
 {{- if and (eq $pool.device "cuda") (not $pool.deviceMemoryBytes) -}}
 {{- fail (printf "workers.%s.deviceMemoryBytes must be set for device cuda: units are matched with it" $poolName) -}}
 {{- end -}}
@@ -35,7 +32,7 @@ metadata:
     app.kubernetes.io/component: worker-{{ $poolName }}
     model-glue/role: worker
     model-glue/metrics: "true"
-    {{- if has "hub" $pool.classes }}
+    {{- if and $root.Values.hub.enabled (has "hub" $pool.classes) }}
     model-glue/internet: allowed
     {{- end }}
   annotations:
@@ -87,13 +84,14 @@ spec:
         - {name: GLUE_LEASE_SECONDS, value: {{ $root.Values.lease.seconds | quote }}}
         - {name: GLUE_POLL_SECONDS, value: {{ $root.Values.lease.pollSeconds | quote }}}
         - {name: TOKENIZERS_PARALLELISM, value: "false"}
-        - {name: HF_HUB_OFFLINE, value: {{ ternary "0" "1" (has "hub" $pool.classes) | quote }}}
+        - {name: HF_HUB_OFFLINE, value: {{ ternary "0" "1" (and $root.Values.hub.enabled (has "hub" $pool.classes)) | quote }}}
         - {name: XDG_CACHE_HOME, value: /tmp/cache}
         - {name: HF_HOME, value: /tmp/huggingface}
-        {{- if $pool.hubTokenSecret.name }}
-        - name: HF_TOKEN
-          valueFrom:
-            secretKeyRef: {name: {{ $pool.hubTokenSecret.name }}, key: {{ $pool.hubTokenSecret.key }}}
+        {{- if has "hub" $pool.classes }}
+        {{- include "glue.hubEnv" $root | nindent 8 }}
+        {{- with $root.Values.hub.cacheBytes }}
+        - {name: GLUE_HUB_CACHE_BYTES, value: {{ . | quote }}}
+        {{- end }}
         {{- end }}
       ports:
         - {name: metrics, containerPort: {{ $root.Values.observability.metricsPort }}}
