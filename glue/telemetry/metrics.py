@@ -37,12 +37,15 @@ TRANSFERRED = Counter("glue_artifact_transfer_bytes", "Artifact bytes to and fro
 def serve_metrics(port: int, collectors: Iterable[Collector] = ()) -> None:
     """Answer scrapes on this port, in a thread; 0 means not at all. `collectors` are asked at each scrape.
 
-    Raises:
-        OSError: the port is taken.
+    A port that is taken, as by another process on the same machine, is told in the log and costs no work.
     """
     if not port:
         return
     for collector in collectors:
         REGISTRY.register(collector)
-    start_http_server(port)
-    logger.info("metrics on port %d", port)
+    try:
+        start_http_server(port)
+    except OSError as error:
+        logger.error("no metrics on port %d: %s", port, error)
+    else:
+        logger.info("metrics on port %d", port)

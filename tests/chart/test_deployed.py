@@ -26,7 +26,7 @@ from glue.records.database import Database
 from glue.specs.plan import WorkerClass
 from glue.telemetry.traces import job_ids
 from tests.support.chart_objects import components, container, find
-from tests.support.chart_tools import CHART, HELM_WHEELS, render
+from tests.support.chart_tools import CHART, HELM_WHEELS, ROOT, render
 from tests.support.database import temporary_database
 from tests.support.deployed import Container, can_isolate
 from tests.support.fake_pipeline import RUNNER
@@ -222,11 +222,12 @@ def test_the_numbers_are_those_of_the_job(scrapes: Scrapes) -> None:
 
 def test_every_alert_asks_for_metrics_that_exist(scrapes: Scrapes) -> None:
     groups = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())["groups"]
-    known = scrapes.names
+    known, runbooks = scrapes.names, (ROOT / "docs" / "operations.md").read_text()
     for rule in (rule for group in groups for rule in group["rules"]):
         assert metric_names(rule["expr"]), rule
         assert metric_names(rule["expr"]) <= known, rule
         assert rule["annotations"]["runbook"] == f"docs/operations.md#{rule['alert'].lower()}"
+        assert f"\n### {rule['alert']}\n" in runbooks
 
 
 def test_log_lines_name_job_unit_and_request(scrapes: Scrapes, deployment: Deployment) -> None:
