@@ -76,6 +76,7 @@ def _evidence(request: UnitRequest, spec: JobSpec, outcomes: Outcomes) -> Eviden
         mixture=outcomes.mixture(),
         report_scores={name: SuiteScore.parse(score) for name, score in request.payload["scores"].items()},
         versions={name: version(name) for name in VERSIONED},
+        job=spec,
     )
 
 

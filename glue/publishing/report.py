@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from glue.evaluation.statistics import paired_difference
+from glue.publishing.provenance import inputs_of, job_of, licence_of
 from glue.specs.expression import Merge, weights_of
+from glue.specs.job import JobSpec
 from glue.specs.results import (
     BaselinesResult,
     MergeResult,
@@ -36,6 +38,7 @@ class Evidence:
     mixture: MixtureResult
     report_scores: Mapping[str, SuiteScore]
     versions: Mapping[str, str]
+    job: JobSpec
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,11 @@ def build_report(evidence: Evidence) -> dict[str, Any]:
         "gain_over_best_single": round(gain * POINTS, POINT_DIGITS),
         "gain_over_best_single_stderr": round(gain_stderr * POINTS, POINT_DIGITS),
         "warnings": _warnings(evidence, artifact, best, gain, gain_stderr),
-        "models": [_row_json(row) for row in rows],
-        "inputs": [model.as_json() for model in evidence.resolved.models],
+        "models": [_row_json(row, single) for row in rows],
+        "inputs": inputs_of(evidence.job, evidence.resolved),
+        "licence": licence_of(evidence.job),
+        "repository": evidence.job.publish.repo if evidence.job.publish else None,
+        "job": job_of(evidence.job),
         "families": [_family_json(evidence, index) for index in range(len(evidence.merges))],
         "similarity": [matrix.as_json() for matrix in evidence.similarity.matrices],
         "mixture": _mixture_json(evidence.mixture),
@@ -131,13 +137,16 @@ def _warnings(
     return warnings
 
 
-def _row_json(row: ReportedModel) -> dict[str, Any]:
+def _row_json(row: ReportedModel, single: ReportedModel) -> dict[str, Any]:
+    gain, gain_stderr = paired_difference(row.report, single.report)
     return {
         "name": row.name,
         "role": row.role,
         "family": row.family or None,
         "proxy": _score_json(row.proxy),
         "report": _score_json(row.report),
+        "gain_over_best_single": round(gain * POINTS, POINT_DIGITS),
+        "gain_over_best_single_stderr": round(gain_stderr * POINTS, POINT_DIGITS),
     }
 
 

@@ -4,6 +4,7 @@ Only this module and those that are handed an access know the client. The token 
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -129,6 +130,8 @@ def refusals_of(subject: str) -> Iterator[None]:
         raise HubUnavailableError(f"{subject} is not here, and this service is offline (HF_HUB_OFFLINE)") from None
     except HfHubHTTPError as error:
         raise _refusal(subject, error) from None
+    except json.JSONDecodeError:
+        raise HubUnavailableError(f"{subject}: what the Hub answered cannot be read") from None
     except TRANSPORT_ERROR as error:
         raise HubUnavailableError(f"{subject}: the Hub does not answer ({type(error).__name__})") from None
 

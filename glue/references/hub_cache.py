@@ -3,7 +3,7 @@
 import fcntl
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from glue.references.hub_access import HubAccess
@@ -22,8 +22,7 @@ def make_room(access: HubAccess, needed: int, since: float) -> None:
     """
     if needed <= 0:
         return
-    with (access.cache / "locks" / "room").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(access.cache, "room"):
         for model in _oldest(access, since):
             if _fits(access, needed):
                 return
@@ -32,6 +31,15 @@ def make_room(access: HubAccess, needed: int, since: float) -> None:
         kept = f"{used_bytes(access.cache) / 1e9:.1f} GB are in use"
         limit = f"the budget is {access.budget / 1e9:.1f} GB" if access.budget else "the disk is full"
         raise DiskFullError(f"{needed / 1e9:.1f} GB of models have no room in the Hub cache: {limit}, {kept}")
+
+
+@contextmanager
+def locked(cache: Path, name: str) -> Iterator[None]:
+    """Alone among all threads and processes that share the cache; the system frees the lock of one that dies."""
+    (cache / "locks").mkdir(parents=True, exist_ok=True)
+    with (cache / "locks" / name).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def used_bytes(cache: Path) -> int:

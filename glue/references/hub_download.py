@@ -4,16 +4,13 @@ Below the cache lie `blobs/<digest>`, `models/<org>--<name>/<commit>/` with name
 A folder counts as a model once it holds `.complete`. All workers that share the cache share the files.
 """
 
-import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from time import time
 
 from glue.references.headers import INDEX_FILE
 from glue.references.hub_access import HubAccess, HubUnavailableError, Say, is_offline, patiently
-from glue.references.hub_cache import COMPLETE, make_room
+from glue.references.hub_cache import COMPLETE, locked, make_room
 from glue.references.hub_files import (
     RemoteFile,
     RemoteModel,
@@ -60,8 +57,7 @@ class _Download:
         self._began, self._done, self._total = began, 0, 0
 
     def run(self) -> None:
-        for name in ("blobs", "locks"):
-            (self._access.cache / name).mkdir(parents=True, exist_ok=True)
+        (self._access.cache / "blobs").mkdir(parents=True, exist_ok=True)
         self._folder.mkdir(parents=True, exist_ok=True)
         companions = companions_of(self._model)
         self._total = sum(file.size for file in companions)
@@ -86,7 +82,7 @@ class _Download:
     def _fetch(self, file: RemoteFile) -> None:
         """The file below its name in the folder; who finds it locked waits for the one who fetches it."""
         blob, name = self._blob(file), self._folder / file.path
-        with locked(self._access.cache / "locks" / file.digest):
+        with locked(self._access.cache, file.digest):
             if not blob.is_file():
                 patiently(lambda: self._receive(file, blob), lambda line: self._tell(line))
             if not name.is_file():
@@ -123,14 +119,6 @@ class _Download:
     def _tell(self, line: str, inside: int = 0) -> None:
         fraction = (self._done + inside) / max(self._total, 1)
         self._say(min(fraction, 1.0), f"{self._model.repo}: {line}")
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Alone among all processes that share the cache; the system frees the lock of one that dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _partial(blob: Path) -> Path:

@@ -164,6 +164,13 @@ def digest_matches(path: Path, file: RemoteFile) -> bool:
     return hasher.hexdigest() == file.digest
 
 
+def digest_of_bytes(content: bytes, file: RemoteFile) -> str:
+    """The digest by which the Hub names a file of that kind with these bytes."""
+    if file.is_git:
+        return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    return hashlib.sha256(content).hexdigest()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replace a small file in one step."""
     partial = path.with_name(f".{path.name}.partial")

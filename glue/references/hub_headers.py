@@ -12,12 +12,14 @@ from pathlib import Path
 from uuid import uuid4
 
 from glue.references.headers import INDEX_FILE, MAX_HEADER_BYTES
-from glue.references.hub_access import HubAccess, is_offline
+from glue.references.hub_access import HubAccess, HubUnavailableError, is_offline, patiently
+from glue.references.hub_cache import locked
 from glue.references.hub_files import (
     WEIGHT_SUFFIXES,
     RemoteFile,
     RemoteModel,
     companions_of,
+    digest_of_bytes,
     look_up,
     read_range,
     shards_of,
@@ -85,12 +87,20 @@ def _build(model: RemoteModel, folder: Path, access: HubAccess) -> None:
 def _companion(model: RemoteModel, file: RemoteFile, access: HubAccess) -> Path:
     """A whole small file, by its digest; repositories that share it fetch it once."""
     shared = access.cache / "companions" / file.digest
-    if not shared.is_file():
-        shared.parent.mkdir(parents=True, exist_ok=True)
-        partial = shared.with_name(f".{shared.name}.{uuid4().hex[:8]}")
-        partial.write_bytes(read_range(model, file, 0, file.size, access) if file.size else b"")
-        partial.replace(shared)
+    shared.parent.mkdir(parents=True, exist_ok=True)
+    with locked(access.cache, file.digest):
+        if not shared.is_file():
+            partial = shared.with_name(f".{shared.name}.{uuid4().hex[:8]}")
+            partial.write_bytes(patiently(lambda: _whole(model, file, access)))
+            partial.replace(shared)
     return shared
+
+
+def _whole(model: RemoteModel, file: RemoteFile, access: HubAccess) -> bytes:
+    content = read_range(model, file, 0, file.size, access) if file.size else b""
+    if digest_of_bytes(content, file) != file.digest:
+        raise HubUnavailableError(f"{model.repo}/{file.path} arrived damaged")
+    return content
 
 
 def _show_right(model: RemoteModel, access: HubAccess) -> None:

@@ -101,7 +101,7 @@ def test_offline_what_was_looked_at_before_is_enough(
     assert len(standing.requests()) == before
 
 
-@pytest.mark.parametrize("kind", ["status", "drop", "truncate"])
+@pytest.mark.parametrize("kind", ["status", "drop", "truncate", "corrupt"])
 def test_faults_of_the_hub_pass(kind: str, standing: StandIn, tmp_path: Path) -> None:
     standing.store.add_folder(f"{OWNER}/a", write_model(tmp_path / "a"))
     for path in ("/api/models/", "/resolve/"):

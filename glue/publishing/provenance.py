@@ -1,0 +1,60 @@
+"""Where a result comes from, in a form that says the same on every machine: no path, no time, no name of a host."""
+
+from typing import Any
+
+from glue.references.licences import combine
+from glue.specs.job import JobSpec, ResolvedModel
+from glue.specs.results import ResolveResult
+from glue.specs.suite import SuiteSpec
+from glue.specs.zoo import BASE
+
+_SETTINGS = ("clustering", "search", "mixture", "output")
+
+
+def inputs_of(job: JobSpec, resolved: ResolveResult) -> list[dict[str, Any]]:
+    """Every entry of the zoo as it was found, with its commit, and of a model of the Hub its repository."""
+    return [
+        resolved.model(model.name).as_json()
+        | {"commit": model.commit, "repository": model.repo, "licence": model.licence, "base": model.name == BASE}
+        for model in job.models
+    ]
+
+
+def licence_of(job: JobSpec) -> dict[str, Any]:
+    """What follows from the entries' licences; the job may name another, which its owner then answers for."""
+    combined = combine({model.name: model.licence for model in job.models})
+    chosen = job.publish.licence if job.publish else None
+    return {
+        "identifier": chosen or combined.identifier,
+        "chosen": chosen is not None,
+        "notes": [*combined.conflicts, *combined.notes],
+    }
+
+
+def source_of(model: ResolvedModel) -> str:
+    """How a person elsewhere finds the model: its repository at a commit, or its name alone."""
+    return f"{model.repo}@{model.commit}" if model.repo else model.name
+
+
+def job_of(job: JobSpec) -> dict[str, Any]:
+    """The job as it would be submitted again, with the zoo beside it; task folders are named by their commit."""
+    zoo: dict[str, Any] = {
+        "name": job.zoo.name,
+        "members": [
+            {"name": model.name, "source": source_of(model), "commit": model.commit}
+            for model in job.models
+            if model.name != BASE
+        ],
+    }
+    base = next((model for model in job.models if model.name == BASE), None)
+    if base is not None:
+        zoo["base"] = {"source": source_of(base), "commit": base.commit}
+    plain = job.as_json()
+    settings = {name: plain[name] for name in _SETTINGS}
+    suites = {name: _suite(getattr(job, name), job.suite_commits.get(name)) for name in ("proxy", "report")}
+    return {"zoo": zoo, "job": {"kind": job.kind, "zoo": job.zoo.name, "seed": job.seed, **settings, **suites}}
+
+
+def _suite(suite: SuiteSpec, commit: str | None) -> dict[str, Any]:
+    kept = {key: value for key, value in suite.as_json().items() if key != "include_path"}
+    return kept | ({"tasks_commit": commit} if commit else {})
