@@ -7,7 +7,8 @@ import pytest
 from tests.support.chart_cases import TOGGLES
 from tests.support.chart_objects import components, find_all
 from tests.support.chart_tools import HELM_WHEELS, render
-from tests.support.policies import allows
+from tests.support.pod_network import Permission, can_join, pod_network
+from tests.support.policies import allows, may_enter, may_leave
 
 NEWEST_HELM = list(HELM_WHEELS)[-1]
 POSTGRES, REDIS, API, METRICS, SANDBOX, HTTPS, DNS = 5432, 6379, 8321, 9464, 8800, 443, 53
@@ -24,6 +25,17 @@ class Release:
     def allows(self, source: str, target: str, port: int) -> bool:
         """Components by name, addresses as they are, `stranger` for a pod of somebody else."""
         return allows(self._policies, self._pod(source), self._pod(target), port)
+
+    def permissions(self, name: str, addresses: dict[str, str], ports: tuple[int, ...]) -> list[Permission]:
+        """What this pod may send, each policy read for this pod alone."""
+        found = []
+        for other, address in addresses.items():
+            for port in ports:
+                if may_leave(self._policies, self._pod(name), self._pod(_peer(other)), port):
+                    found.append(Permission(address, port))
+                if other != "outside" and may_enter(self._policies, self._pod(name), self._pod(other), port):
+                    found.append(Permission(address, port, answer=True))
+        return found
 
     def _pod(self, name: str) -> Any:
         return STRANGER if name == "stranger" else self.labels.get(name, name)
@@ -71,3 +83,29 @@ def test_the_sandbox_holds_no_secret_and_no_volume() -> None:
     assert "env" not in sandbox
     assert [volume["name"] for volume in pod["spec"]["volumes"]] == ["tmp"]
     assert "serviceAccountName" not in pod["spec"]
+
+
+@pytest.mark.skipif(not can_join(), reason="network namespaces need root and iproute2")
+def test_packets_go_where_the_policies_let_them(release: Release) -> None:
+    """Pods as network namespaces whose rules are the policies': every connection is tried, at once, for real."""
+    names = [*release.labels, "stranger"]
+    addresses = {name: f"10.99.0.{number}" for number, name in enumerate(names, start=1)} | {"outside": OUTSIDE}
+    ports = (POSTGRES, REDIS, API, METRICS, SANDBOX, HTTPS)
+    targets = [(address, port) for address in addresses.values() for port in ports]
+    with pod_network(addresses, ports) as network:
+        before = network.opened("sandbox", targets)
+        for name in names:
+            network.permit(name, release.permissions(name, addresses, ports))
+        opened = {name: network.opened(name, targets) for name in names}
+    assert before == set(targets), "without rules everybody reaches everybody"
+    assert opened["sandbox"] == {(addresses["sandbox"], port) for port in ports}, "itself and nothing else"
+    for source in names:
+        # A pod always reaches itself.
+        others = {name: address for name, address in addresses.items() if name != source}
+        pairs = ((name, address, port) for name, address in others.items() for port in ports)
+        wanted = {(address, port) for name, address, port in pairs if release.allows(source, _peer(name), port)}
+        assert {target for target in opened[source] if target[0] != addresses[source]} == wanted, source
+
+
+def _peer(name: str) -> str:
+    return OUTSIDE if name == "outside" else name

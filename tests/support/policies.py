@@ -14,8 +14,18 @@ Labels = Mapping[str, str]
 
 def allows(policies: Sequence[Object], source: Labels, target: Labels | str, port: int) -> bool:
     """Whether `source` may open TCP `port` of `target`: a pod's labels, or an address outside the release."""
-    leaves = _passes(policies, "Egress", source, target, port)
-    return leaves and (isinstance(target, str) or _passes(policies, "Ingress", target, source, port))
+    enters = isinstance(target, str) or may_enter(policies, target, source, port)
+    return enters and may_leave(policies, source, target, port)
+
+
+def may_leave(policies: Sequence[Object], source: Labels, target: Labels | str, port: int) -> bool:
+    """Whether the egress of `source` lets the connection out."""
+    return _passes(policies, "Egress", source, target, port)
+
+
+def may_enter(policies: Sequence[Object], target: Labels, source: Labels | str, port: int) -> bool:
+    """Whether the ingress of `target` lets the connection in."""
+    return _passes(policies, "Ingress", target, source, port)
 
 
 def _passes(policies: Sequence[Object], way: str, own: Labels, other: Labels | str, port: int) -> bool:
