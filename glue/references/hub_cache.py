@@ -44,7 +44,15 @@ def locked(cache: Path, name: str) -> Iterator[None]:
 
 def used_bytes(cache: Path) -> int:
     """What downloads take on disk, finished or not."""
-    return sum(blob.stat().st_size for blob in (cache / "blobs").glob("*"))
+    return sum(size_of(blob) for blob in (cache / "blobs").glob("*"))
+
+
+def size_of(file: Path) -> int:
+    """The bytes of a file; 0 of one that is not there, or that somebody else has just moved away."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _fits(access: HubAccess, needed: int) -> bool:

@@ -10,7 +10,7 @@ from time import time
 
 from glue.references.headers import INDEX_FILE
 from glue.references.hub_access import HubAccess, HubUnavailableError, Say, is_offline, patiently
-from glue.references.hub_cache import COMPLETE, locked, make_room
+from glue.references.hub_cache import COMPLETE, locked, make_room, size_of
 from glue.references.hub_files import (
     RemoteFile,
     RemoteModel,
@@ -74,7 +74,7 @@ class _Download:
     def _missing(self, file: RemoteFile) -> int:
         blob = self._blob(file)
         partial = _partial(blob)
-        return 0 if blob.is_file() else file.size - (partial.stat().st_size if partial.is_file() else 0)
+        return 0 if blob.is_file() else file.size - size_of(partial)
 
     def _blob(self, file: RemoteFile) -> Path:
         return self._access.cache / "blobs" / file.digest
@@ -92,7 +92,7 @@ class _Download:
 
     def _receive(self, file: RemoteFile, blob: Path) -> None:
         partial = _partial(blob)
-        start = partial.stat().st_size if partial.is_file() else 0
+        start = size_of(partial)
         if start > file.size:
             partial.unlink()
             start = 0

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from huggingface_hub import get_session, hf_hub_url
 from huggingface_hub.utils._http import hf_raise_for_status
@@ -173,7 +174,8 @@ def digest_of_bytes(content: bytes, file: RemoteFile) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace a small file in one step."""
-    partial = path.with_name(f".{path.name}.partial")
+    # A name of its own: several may write the same file at once.
+    partial = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
     partial.write_text(json.dumps(value, sort_keys=True), encoding="utf-8")
     partial.replace(path)
 
