@@ -8,13 +8,51 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 Row = TypeVar("Row")
+Result = TypeVar("Result")
 Tokens = tuple[int, ...]
 
 
-def in_batches(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
-    """The rows in order, `size` at a time."""
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+class Batch:
+    """How many rows run at once. It halves when memory runs out, and stays so."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.asked = size
+
+    @property
+    def degraded(self) -> str:
+        """What became of the batch that was asked for; empty while it is kept."""
+        return "" if self.size == self.asked else f"out of memory: batch {self.asked} reduced to {self.size}"
+
+    def run(
+        self, rows: Sequence[Row], work: Callable[[Sequence[Row]], Result]
+    ) -> Iterator[tuple[Sequence[Row], Result]]:
+        """The rows in order, a batch at a time, with what `work` makes of each.
+
+        Raises:
+            Exception: what `work` raises, unless it is that memory ran out for more than one row.
+        """
+        start = 0
+        while start < len(rows):
+            part = rows[start : start + self.size]
+            try:
+                result = work(part)
+            except (RuntimeError, MemoryError) as error:
+                if len(part) == 1 or not _is_out_of_memory(error):
+                    raise
+                self.size = len(part) // 2
+            else:
+                yield part, result
+                start += len(part)
+                continue
+            # Here the error, and with it the tensors of its frames, is gone.
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On CPUs torch raises a plain RuntimeError that says "can't allocate memory".
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
 
 
 def padded(rows: Sequence[Tokens], side: Literal["left", "right"], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
-from glue.evaluation.batches import Tokens, in_batches, padded, routing_of
+from glue.evaluation.batches import Batch, Tokens, padded, routing_of
 
 
 def generate(
@@ -17,16 +17,19 @@ def generate(
     *,
     new_tokens: int,
     stops: Sequence[str],
-    batch: int,
+    batch: Batch,
 ) -> list[str]:
     """What the model writes after each prompt: until an end token, a stop string (which is still in the text,
     with what follows it in the same token) or `new_tokens` tokens. A sample does not wait for its batch mates.
     """
     texts = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda number: (-len(prompts[number]), prompts[number]))
-    for numbers in in_batches(order, batch):
-        rows = [prompts[number] for number in numbers]
-        for number, tokens in zip(numbers, _continue(model, tokenizer, rows, new_tokens, stops), strict=True):
+
+    def write(numbers: Sequence[int]) -> list[list[int]]:
+        return _continue(model, tokenizer, [prompts[number] for number in numbers], new_tokens, stops)
+
+    for numbers, written in batch.run(order, write):
+        for number, tokens in zip(numbers, written, strict=True):
             texts[number] = str(tokenizer.decode(tokens, skip_special_tokens=True))
     return texts
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import (
@@ -15,8 +16,11 @@ from lm_eval.models.utils import (
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from glue.evaluation.batches import Batch
+from glue.evaluation.choices import TOLERANCE, close_choices
 from glue.evaluation.generation import generate
 from glue.evaluation.likelihood import Answer, Query, log_likelihoods
+from glue.evaluation.shared import shared_log_likelihoods
 from glue.specs.digests import canonical_json
 from glue.specs.errors import EvaluationError
 
@@ -62,11 +66,13 @@ class ResidentModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
     The model is used as it is: on its device, in its dtype.
     """
 
-    def __init__(self, model: PreTrainedModel, encoder: Encoder, batch: int) -> None:
+    def __init__(self, model: PreTrainedModel, encoder: Encoder, batch: int, *, share: bool = True) -> None:
+        """With `share`, what contexts and continuations have in common is computed once."""
         super().__init__()
         self.model = model.eval()
         self.encoder = encoder
-        self.batch = batch
+        self.batch = Batch(batch)
+        self._share = share
         self.max_length = resolve_max_length(model.config, encoder.tokenizer)
 
     @property
@@ -93,12 +99,27 @@ class ResidentModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[Answer]:
         """For each (context, continuation) its log-likelihood, and whether greedy decoding gives it."""
         answers: list[Answer] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        if self._share and self.model.dtype == torch.float32:
+            self._repeat_close_choices(requests, answers)
         return answers
+
+    def _repeat_close_choices(self, requests: list[Instance], answers: list[Answer]) -> None:
+        """Give items whose choice hangs on rounding their answers from the plain path."""
+        numbers = close_choices(requests, [total for total, _ in answers])
+        self._share = False
+        try:
+            again = super().loglikelihood([requests[number] for number in numbers], disable_tqdm=True)
+        finally:
+            self._share = True
+        for number, answer in zip(numbers, again, strict=True):
+            answers[number] = answer
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **kwargs: Any
     ) -> list[Answer]:
         queries = [Query(tuple(context), tuple(continuation)) for _, context, continuation in requests]
+        if self._share:
+            return shared_log_likelihoods(self.model, queries, self.batch, self.max_length, TOLERANCE)
         return log_likelihoods(self.model, queries, self.batch, self.max_length)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:

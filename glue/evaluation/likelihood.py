@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from glue.evaluation.batches import Tokens, in_batches, padded, routes, routing_of
+from glue.evaluation.batches import Batch, Tokens, padded, routes, routing_of
 from glue.specs.errors import EvaluationError
 
 Answer = tuple[float, bool]
@@ -36,7 +36,7 @@ class _Row:
     queries: list[int] = field(default_factory=list)
 
 
-def log_likelihoods(model: PreTrainedModel, queries: Sequence[Query], batch: int, max_length: int) -> list[Answer]:
+def log_likelihoods(model: PreTrainedModel, queries: Sequence[Query], batch: Batch, max_length: int) -> list[Answer]:
     """For each query the sum of its tokens' log-probabilities, and whether greedy decoding gives them all.
 
     Longer inputs than `max_length` lose tokens on the left. Computes log-probabilities in float32 and sums in
@@ -46,9 +46,9 @@ def log_likelihoods(model: PreTrainedModel, queries: Sequence[Query], batch: int
         EvaluationError: a continuation has no token or more than `max_length`.
     """
     answers: list[Answer] = [(0.0, False)] * len(queries)
-    for rows in in_batches(_rows(model, queries, max_length), batch):
+    for rows, found in batch.run(_rows(model, queries, max_length), lambda rows: _answers(model, rows, queries)):
         numbers = [number for row in rows for number in row.queries]
-        for number, answer in zip(numbers, _answers(model, rows, queries), strict=True):
+        for number, answer in zip(numbers, found, strict=True):
             answers[number] = answer
     return answers
 

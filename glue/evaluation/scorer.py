@@ -22,9 +22,13 @@ class Scorer:
         self._suite = suite
         self._device = torch.device(device)
         self._encoder: Encoder | None = None
+        self.degraded = ""
 
     def score(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> SuiteScore:
         """The model's score. Equal models score equally, whatever was scored before.
+
+        Afterwards `degraded` says what was done differently from what the suite says, and is empty otherwise: after
+        an out of memory the rest runs in smaller batches.
 
         Raises:
             EvaluationError: an item does not fit the model, or a task cannot judge its answers.
@@ -33,7 +37,9 @@ class Scorer:
         self._check(model)
         spec = self._suite.spec
         with _threads(spec.threads), torch.inference_mode():
-            self._answer(ResidentModel(model, self._encoder_of(tokenizer), spec.batch))
+            resident = ResidentModel(model, self._encoder_of(tokenizer), spec.batch)
+            self._answer(resident)
+            self.degraded = resident.batch.degraded
         tasks = tuple(_task_score(task) for task in self._suite.tasks)
         total = weighted([estimate(task.values) for task in tasks], [task.weight for task in tasks]).rounded()
         return SuiteScore(suite=self._suite.digest, mean=total.mean, stderr=total.stderr, tasks=tasks)

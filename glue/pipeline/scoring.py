@@ -33,10 +33,10 @@ def score_candidate(request: UnitRequest, spec: JobSpec, context: Context) -> Un
     merge_into(candidate.expression, checkpoints(spec, context), model)
     merged = monotonic()
     context.progress(0.1, f"scoring {candidate.name}")
-    score = _score(model, payload["suite"], spec, context)
+    score, notes = _score(model, payload["suite"], spec, context)
     scored = ScoredCandidate(name=candidate.name, expression=candidate.expression, score=score)
     seconds = {"merge_seconds": merged - started, "score_seconds": monotonic() - merged}
-    return UnitOutcome(scored.as_json() | seconds)
+    return UnitOutcome(scored.as_json() | seconds | notes)
 
 
 def score_mixture(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
@@ -47,7 +47,8 @@ def score_mixture(request: UnitRequest, spec: JobSpec, context: Context) -> Unit
     context.progress(0.0, "loading the mixture")
     model = context.keep("model", key, lambda: load_model(folder, DTYPES[suite_spec.dtype], context.device))
     context.progress(0.1, "scoring the mixture")
-    return UnitOutcome({"score": _score(model, request.payload["suite"], spec, context).as_json()})
+    score, notes = _score(model, request.payload["suite"], spec, context)
+    return UnitOutcome({"score": score.as_json()} | notes)
 
 
 def suite_spec_of(name: str, spec: JobSpec) -> SuiteSpec:
@@ -81,7 +82,11 @@ def _check_unchanged(name: str, spec: JobSpec) -> None:
         )
 
 
-def _score(model: PreTrainedModel, name: str, spec: JobSpec, context: Context) -> SuiteScore:
+def _score(
+    model: PreTrainedModel, name: str, spec: JobSpec, context: Context
+) -> tuple[SuiteScore, dict[str, dict[str, str]]]:
+    """The score, and notes on what was done differently from what the suite says."""
     suite = suites(spec, context)[name]
     scorer = context.keep(f"scorer {name}", (suite.digest, context.device), lambda: Scorer(suite, context.device))
-    return scorer.score(model, zoo_tokenizer(spec, context))
+    score = scorer.score(model, zoo_tokenizer(spec, context))
+    return score, {"notes": {"degraded": scorer.degraded}} if scorer.degraded else {}
