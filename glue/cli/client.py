@@ -84,6 +84,18 @@ class Client:
         """Ask for the job's end."""
         return self._json("POST", f"/v1/jobs/{job_id}/cancel")
 
+    def put_hub_token(self, token: str) -> dict[str, Any]:
+        """Have the service keep a token of the Hub."""
+        return self._json("PUT", "/v1/hub-token", json={"token": token})
+
+    def hub_token(self) -> dict[str, Any]:
+        """What is known of the token that the service keeps."""
+        return self._json("GET", "/v1/hub-token")
+
+    def delete_hub_token(self) -> None:
+        """Have the service forget it."""
+        self._json("DELETE", "/v1/hub-token")
+
     def report(self, job_id: str) -> dict[str, Any]:
         """The finished job's report."""
         return self._json("GET", f"/v1/jobs/{job_id}/report")
@@ -112,7 +124,7 @@ class Client:
             raise UnreachableError(f"{self._http.base_url} does not answer: {error}", "Is `glue up` running?") from None
         if response.is_error:
             raise _refused(response)
-        answer: dict[str, Any] = response.json()
+        answer: dict[str, Any] = response.json() if response.content else {}
         return answer
 
 

@@ -1,10 +1,11 @@
 """`glue zoo add`, `submit`, `jobs`, `status`, `follow`, `cancel`, `report`, `pull`."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ParamSpec
 from uuid import uuid4
 
 import typer
@@ -13,11 +14,15 @@ from rich.console import Console
 from glue.cli.client import Client, ServiceError
 from glue.cli.files import job_request, zoo_request
 from glue.cli.follow import follow as follow_job
+from glue.cli.hub import pull_from_hub
 from glue.cli.pull import pull as pull_artifact
 from glue.cli.tables import jobs_table, report_summary, report_table
+from glue.references.hub_names import SCHEME
 from glue.specs.errors import GlueError
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or 'last' for the newest.")]
+
+Parameters = ParamSpec("Parameters")
 
 zoo_app = typer.Typer(no_args_is_help=True, help="Store zoos.")
 console = Console()
@@ -27,9 +32,15 @@ errors = Console(stderr=True)
 @contextmanager
 def _told() -> Iterator[Client]:
     """A client; what goes wrong is told in words, with exit code 1."""
+    with told(), Client.from_environment() as client:
+        yield client
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """What goes wrong inside is told in words, with exit code 1."""
     try:
-        with Client.from_environment() as client:
-            yield client
+        yield
     except ServiceError as error:
         errors.print(f"[red]error:[/] {error.lines[0]}", highlight=False)
         for line in error.lines[1:]:
@@ -41,6 +52,17 @@ def _told() -> Iterator[Client]:
             fix = f" ({problem.fix})" if problem.fix else ""
             errors.print(f"  {problem.pointer or '/'}: {problem.detail}{fix}", highlight=False, markup=False)
         raise typer.Exit(1) from None
+
+
+def telling(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
+    """The same command, whose errors are told in words."""
+
+    @wraps(command)
+    def run(*arguments: Parameters.args, **options: Parameters.kwargs) -> None:
+        with told():
+            command(*arguments, **options)
+
+    return run
 
 
 @zoo_app.command("add")
@@ -103,8 +125,16 @@ def report(job: JobId, as_json: Annotated[bool, typer.Option("--json")] = False)
             print_report(found, console)
 
 
-def pull(job: JobId, folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
-    """Fetch a finished job's model into a new folder, verified."""
+def pull(
+    job: Annotated[str, typer.Argument(metavar="JOB|hf://REPO", help="A job, 'last', or a repository of the Hub.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+) -> None:
+    """Fetch a finished model into a new folder, verified: from the service, or from the Hub."""
+    if job.startswith(SCHEME):
+        with told():
+            pull_from_hub(job, folder)
+        console.print(f"the model is in {folder}", highlight=False)
+        return
     with _told() as client:
         found = client.job(_id(client, job))
         if not found["result"]:

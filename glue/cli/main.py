@@ -2,7 +2,7 @@
 
 import typer
 
-from glue.cli import jobs
+from glue.cli import hub, jobs
 from glue.cli.convert import convert
 from glue.cli.merge import merge
 from glue.cli.mix import mix
@@ -25,5 +25,8 @@ app.command()(merge)
 app.command()(mix)
 app.command()(convert)
 app.add_typer(jobs.zoo_app, name="zoo")
+app.add_typer(hub.hub_token_app, name="hub-token")
+for name, action in (("set", hub.set_token), ("show", hub.show_token), ("forget", hub.forget_token)):
+    hub.hub_token_app.command(name)(jobs.telling(action))
 for command in (jobs.submit, jobs.jobs, jobs.status, jobs.follow, jobs.cancel, jobs.report, jobs.pull):
     app.command()(command)

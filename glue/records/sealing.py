@@ -5,7 +5,6 @@ secret that was copied into another owner's row does not open.
 """
 
 import base64
-import binascii
 import hashlib
 import os
 from collections.abc import Sequence
@@ -41,7 +40,7 @@ class Vault:
         """
         try:
             return cls([base64.b64decode(part.strip(), validate=True) for part in text.split(",")])
-        except binascii.Error:
+        except ValueError:
             raise SealError("a master key is not base64") from None
 
     def seal(self, owner: str, secret: str) -> bytes:
