@@ -7,6 +7,8 @@ from typing import Any
 
 from glue.evaluation.statistics import DIGITS
 
+FIRST_TRY = "pass_at_1"
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -50,6 +52,7 @@ _METRICS = {
         Metric("acc_bytes", "acc_bytes", _correct),
         Metric("acc_mutual_info", "acc_mutual_info", _correct),
         Metric("exact_match", "exact_match", _correct),
+        Metric(FIRST_TRY, FIRST_TRY, _correct),
         Metric("perplexity", "inverse_perplexity", _probability),
         Metric("word_perplexity", "inverse_word_perplexity", _probability_per_unit),
         Metric("byte_perplexity", "inverse_byte_perplexity", _probability_per_unit),

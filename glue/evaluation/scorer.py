@@ -59,7 +59,7 @@ class Scorer:
         """Give every request its answer, all tasks' requests of a kind together."""
         kinds: dict[str, list[Instance]] = {}
         for task in self._suite.tasks:
-            for request in task.task.instances:
+            for request in task.requests():
                 kinds.setdefault(request.request_type, []).append(request)
         for kind, requests in kinds.items():
             for request, answer in zip(requests, getattr(model, kind)(requests), strict=True):
@@ -69,7 +69,8 @@ class Scorer:
 
 def _task_score(task: SuiteTask) -> TaskScore:
     with blamed_on(task.spec.task):
-        task.task.apply_filters()
+        for ensemble in task.task._filters:
+            ensemble.apply(task.requests())
         values = tuple(task.metric.value(_result(task, list(item.requests))) for item in task.items)
     found = estimate(values).rounded()
     return TaskScore(
@@ -83,9 +84,9 @@ def _task_score(task: SuiteTask) -> TaskScore:
 
 
 def _result(task: SuiteTask, requests: list[Instance]) -> Any:
-    """lm-eval's result for one item by the task's first filter."""
-    first = next(iter(requests[0].filtered_resps))
-    results = task.task.process_results(requests[0].doc, [request.filtered_resps[first] for request in requests])
+    """lm-eval's result for one item by the filter that the suite names, or the task's first."""
+    name = task.spec.filter or next(iter(requests[0].filtered_resps))
+    results = task.task.process_results(requests[0].doc, [request.filtered_resps[name] for request in requests])
     return results[task.metric.source]
 
 

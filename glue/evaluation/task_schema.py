@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, JsonValue, model_validator
 
+from glue.evaluation.sandbox import Language
 from glue.specs.base import Spec
 from glue.specs.errors import Problem
 
@@ -114,6 +115,16 @@ class ShotSettings(Spec):
     target_delimiter: str | None = None
 
 
+class CodeSettings(Spec):
+    """How a written program is judged: `program` is rendered with the item's fields and `answer`, the model's text,
+    and runs in the sandbox; it passes when it ends without an error within `seconds`.
+    """
+
+    language: Language
+    program: Template
+    seconds: float = Field(default=10.0, gt=0, le=60)
+
+
 class DataFiles(Spec):
     """The data of each split: absolute paths, already shown to be inside the task folder."""
 
@@ -145,6 +156,7 @@ class TaskFile(Spec):
     metric_list: list[MetricEntry] | None = Field(default=None, min_length=1)
     filter_list: list[FilterEntry] | None = Field(default=None, min_length=1)
     generation_kwargs: GenerationSettings | None = None
+    code: CodeSettings | None = None
     should_decontaminate: bool = False
     doc_to_decontamination_query: Template | None = None
     metadata: dict[str, JsonValue] = {}
@@ -157,6 +169,12 @@ class TaskFile(Spec):
         wrong = [entry.metric for entry in self.metric_list or () if entry.metric not in possible]
         if wrong:
             raise ValueError(f"{self.output_type} has no metric {', '.join(wrong)}; it has: {', '.join(possible)}")
+        return self
+
+    @model_validator(mode="after")
+    def _programs_are_written(self) -> Self:
+        if self.code is not None and (self.output_type != "generate_until" or self.metric_list is not None):
+            raise ValueError("a task with code is of output_type generate_until, and its one metric is pass_at_1")
         return self
 
     @model_validator(mode="after")
@@ -188,4 +206,4 @@ class TaskFile(Spec):
 
     def config(self) -> dict[str, Any]:
         """What the file says, in the form that lm-eval's `TaskConfig` takes."""
-        return self.model_dump(exclude_unset=True)
+        return self.model_dump(exclude_unset=True, exclude={"code"})

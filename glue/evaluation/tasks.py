@@ -5,11 +5,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from datasets import Dataset
+from lm_eval.api.metrics import mean
 from lm_eval.api.task import ConfigurableTask
+from lm_eval.utils import apply_template
 
+from glue.evaluation.metrics import FIRST_TRY
+from glue.evaluation.sandbox import Limits, check_sandbox, run_program
 from glue.evaluation.task_data import read_split
 from glue.evaluation.task_files import TaskFolder
-from glue.evaluation.task_schema import TaskFile
+from glue.evaluation.task_schema import CodeSettings, TaskFile
 from glue.evaluation.templates import sandbox_templates
 from glue.specs.errors import EvaluationError, GlueError
 
@@ -17,32 +21,52 @@ from glue.specs.errors import EvaluationError, GlueError
 class LocalTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval ships no types
     """lm-eval's task over items that are already read: it opens no network connection and no cache."""
 
-    def __init__(self, config: dict[str, Any], splits: dict[str, Dataset]) -> None:
+    def __init__(self, config: dict[str, Any], splits: dict[str, Dataset], code: CodeSettings | None = None) -> None:
         self._splits = splits
+        self.code = code
         super().__init__(config=config)
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Called by lm-eval where it would load the data set."""
         self.dataset = self._splits
 
+    def process_results(self, doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
+        """lm-eval's results of one item; of a code task, whether the program passes."""
+        if self.code is None:
+            judged: dict[str, Any] = super().process_results(doc, results)
+            return judged
+        program = apply_template(self.code.program, {**doc, "answer": results[0]})
+        verdict = run_program(self.code.language, program, Limits(seconds=self.code.seconds))
+        return {FIRST_TRY: float(verdict.passed)}
 
-def load_task(folder: TaskFolder, name: str, num_fewshot: int | None = None) -> LocalTask:
-    """The task of that name; `num_fewshot` replaces the file's own.
+    def aggregation(self) -> dict[str, Any]:
+        """The task's metrics with what makes one number of them."""
+        offered: dict[str, Any] = super().aggregation()
+        return offered if self.code is None else {FIRST_TRY: mean}
+
+
+def load_task(folder: TaskFolder, name: str, num_fewshot: int | None = None, *, fixed_shots: bool = False) -> LocalTask:
+    """The task of that name; `num_fewshot` replaces the file's own, `fixed_shots` takes the first examples.
 
     Raises:
-        EvaluationError: the file, its data or its templates are wrong, or examples would give answers away.
+        EvaluationError: the file, its data or its templates are wrong, examples would give answers away, or the
+            task runs programs and this machine has no sandbox.
     """
     file = folder.read(name)
+    if file.code is not None:
+        check_sandbox(file.code.language)
     sandbox_templates()
     splits = {
         split: read_split(file.dataset_path, file.dataset_kwargs.data_files[split]) for split in file.used_splits()
     }
     config = file.config()
     config["num_fewshot"] = (file.num_fewshot or 0) if num_fewshot is None else num_fewshot
+    if fixed_shots:
+        config["fewshot_config"] = {**config.get("fewshot_config", {}), "sampler": "first_n"}
     if config["num_fewshot"]:
         _check_shots(file)
     with blamed_on(name):
-        return LocalTask(config, splits)
+        return LocalTask(config, splits, file.code)
 
 
 @contextmanager

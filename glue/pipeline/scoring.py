@@ -68,7 +68,8 @@ def suites(spec: JobSpec, context: Context) -> dict[str, Suite]:
 def _suites(spec: JobSpec, context: Context) -> dict[str, Suite]:
     for name in ("proxy", "report"):
         _check_unchanged(name, spec)
-    proxy, report = load_suite(spec.proxy), load_suite(spec.report)
+    tokenizer = zoo_tokenizer(spec, context)
+    proxy, report = load_suite(spec.proxy, tokenizer), load_suite(spec.report, tokenizer)
     check_disjoint(proxy, report)
     return {"proxy": proxy, "report": report}
 

@@ -156,6 +156,7 @@ def complete(session: Session, unit_id: str, token: int, outcome: UnitOutcome, u
         return _abandon(session, held, "cancelled")
     unit, stage, job = held.unit, held.stage, held.job
     _end_attempt(session, held, "succeeded", "succeeded")
+    _mark_degraded(session, held, outcome)
     unit.result, unit.summary, unit.error = outcome.result, summary_of(outcome.result), None
     if outcome.artifact is not None:
         session.add(_artifact(held, outcome.artifact))
@@ -356,6 +357,14 @@ def _unit_event(session: Session, held: Held, type_: str, data: dict[str, Any]) 
     unit = held.unit
     place = {"kind": unit.kind, "position": unit.position, "generation": unit.generation}
     record_event(session, held.job.id, type_, place | data, stage=held.stage, unit=unit, token=held.token)
+
+
+def _mark_degraded(session: Session, held: Held, outcome: UnitOutcome) -> None:
+    """A unit that could not run as the spec says notes why; its job cannot be repeated to the bit."""
+    reason = outcome.result.get("notes", {}).get("degraded")
+    if reason:
+        held.job.reproducible = False
+        _unit_event(session, held, "job.not_reproducible", {"reason": reason})
 
 
 def _artifact(held: Held, plan: ArtifactPlan) -> Artifact:

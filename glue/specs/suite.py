@@ -1,6 +1,6 @@
 """A suite: the tasks, items, metrics and weights that a score is made of."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -8,19 +8,36 @@ from glue.specs.base import Spec
 
 
 class TaskSpec(Spec):
-    """One lm-eval task. `limit` takes that many items, drawn with the suite's seed; none takes all."""
+    """One lm-eval task.
+
+    `limit` takes that many items, drawn with the suite's seed; `items` takes those at these places of the data,
+    from 0; none of both takes all. `fixed_shots` gives every item the first examples instead of drawn ones.
+    `metric` and `filter` name one of the task's; without them its first counts.
+    """
 
     task: str = Field(min_length=1, max_length=200)
     limit: int | None = Field(default=None, ge=1)
+    items: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=2, max_length=100_000)
     num_fewshot: int | None = Field(default=None, ge=0)
+    fixed_shots: bool = False
     metric: str | None = None
+    filter: str | None = None
     weight: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _items_are_named_once(self) -> Self:
+        if self.items is not None and self.limit is not None:
+            raise ValueError("give limit or items: either a number of drawn items or the items themselves")
+        if self.items is not None and len(set(self.items)) != len(self.items):
+            raise ValueError("items names an item twice")
+        return self
 
 
 class SuiteSpec(Spec):
     """Tasks and how they are scored.
 
-    `threads` and `batch` are part of what a score means and never follow the machine.
+    `threads` and `batch` are part of what a score means and never follow the machine. With `chat_template` the
+    tokenizer's template renders every prompt, with the examples as turns of their own.
     """
 
     include_path: str | None = None
@@ -29,6 +46,7 @@ class SuiteSpec(Spec):
     threads: int = Field(default=1, ge=1, le=256)
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = Field(default=0, ge=0, lt=2**32)
+    chat_template: bool = False
 
     @model_validator(mode="after")
     def _tasks_are_unique(self) -> Self:

@@ -190,3 +190,15 @@ def test_lists_and_progress(watched: Database) -> None:
         None,
     )
     assert whole.result == loaded.result == {"mean": 0.5, "values": [0.0, 1.0]}
+
+
+def test_a_unit_that_ran_out_of_memory_marks_its_job(watched: Database) -> None:
+    job_id = submit(watched)
+    reason = "out of memory: batch 32 reduced to 8"
+    finish(watched, must_take(watched), UnitOutcome({"mean": 0.5, "notes": {"degraded": reason}}))
+    finish_all(watched)
+
+    with watched.transaction() as session:
+        assert not get_job(session, OWNER, job_id).reproducible
+        told = [event.data["reason"] for event in list_events(session, job_id, 0, 100) if "reason" in event.data]
+    assert told == [reason]

@@ -92,7 +92,7 @@ def load(folder: Path) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(folder)
 
 
-def oracle(lm: Any, suite: Suite) -> dict[str, Any]:
+def oracle(lm: Any, suite: Suite, **settings: Any) -> dict[str, Any]:
     """lm-eval on the same items: it reads the YAML and the data itself."""
     sizes = {task.spec.task: len(task.task.eval_docs) for task in suite.tasks}
     samples = {
@@ -106,6 +106,7 @@ def oracle(lm: Any, suite: Suite) -> dict[str, Any]:
         fewshot_random_seed=SEED,
         # One: exact errors are given, none is bootstrapped.
         bootstrap_iters=1,
+        **settings,
     )
     return results
 
@@ -313,6 +314,40 @@ def test_a_tokenizer_that_begins_every_text_is_used_as_in_lm_eval(folder: Path, 
     test_every_answer_is_lm_evals(
         suite, score, oracle(HFLM(pretrained=model, tokenizer=beginning, batch_size=4), suite)
     )
+
+
+def test_chat_templates_are_lm_evals(folder: Path, tmp_path: Path) -> None:
+    chatty = char_tokenizer()
+    chatty.chat_template = (
+        "{% for message in messages %}[{{ message['role'] }}]{{ message['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    small = [{"task": "choice", "limit": 8}, {"task": "shots", "limit": 4}, {"task": "sums", "limit": 8}]
+    spec = {"include_path": str(folder), "seed": SEED, "tasks": small, "batch": 4, "chat_template": True}
+    suite = load_suite(SuiteSpec.parse(spec), chatty)
+    assert all(context.endswith("[assistant]") for context in suite.contexts())
+    model = load(tiny_llama(tmp_path, 4, tie_word_embeddings=False))
+    score = Scorer(suite, "cpu").score(model, chatty)
+    lm = HFLM(pretrained=model, tokenizer=chatty, batch_size=4)
+    reference = oracle(lm, suite, apply_chat_template=True, fewshot_as_multiturn=True)
+    test_every_answer_is_lm_evals(suite, score, reference)
+    for task in score.tasks:
+        metric = "acc" if task.task == "choice" else "exact_match"
+        filtered = "digits" if task.task == "sums" else "none"
+        assert task.mean == pytest.approx(reference["results"][task.task][f"{metric},{filtered}"], abs=5e-7)
+
+
+def test_a_part_of_a_suite_scores_its_items_as_the_whole(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, suite: Suite, score: SuiteScore
+) -> None:
+    part = suite.part(0.25)
+    found = Scorer(part, "cpu").score(model, tokenizer)
+    assert found.suite == part.digest != suite.digest
+    for few, task, values in zip(part.tasks, suite.tasks, found.tasks, strict=True):
+        numbers = [task.items.index(item) for item in few.items]
+        assert len(numbers) == max(2, -(-len(task.items) // 4))
+        whole = task_of(score, task.spec.task).values
+        assert values.values == pytest.approx([whole[number] for number in numbers], abs=2e-6)
 
 
 def test_texts_are_tokenised_once(suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

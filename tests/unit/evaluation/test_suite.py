@@ -1,5 +1,6 @@
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -7,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glue.evaluation.suite import Suite, check_disjoint, drawn, load_suite
-from glue.specs.errors import EvaluationError
+from glue.specs.errors import EvaluationError, InvalidInputError
 from glue.specs.suite import SuiteSpec
-from tests.support.suites import choice_task, text_task, write_task, writing_task
+from tests.support.suites import choice_task, text_task, write_items, write_task, writing_task
 
 
 def suite(folder: Path, *tasks: dict[str, Any], **settings: Any) -> Suite:
@@ -176,3 +177,61 @@ def test_the_file_may_list_another_metric_first(tmp_path: Path) -> None:
     choice_task(tmp_path, "choice", 4, metric_list=[{"metric": "acc_norm"}, {"metric": "acc"}])
     assert suite(tmp_path, {"task": "choice"}).tasks[0].metric.name == "acc_norm"
     assert suite(tmp_path, {"task": "choice", "metric": "acc"}).tasks[0].metric.name == "acc"
+
+
+def test_items_are_taken_by_their_places(folder: Path) -> None:
+    whole, some = suite(folder, {"task": "sums"}), suite(folder, {"task": "sums", "items": [7, 0, 2]})
+    assert some.item_ids == [whole.item_ids[place] for place in (0, 2, 7)]
+    with pytest.raises(EvaluationError, match="items names 10, but its data have 10"):
+        suite(folder, {"task": "sums", "items": [0, 10]})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"), [({"items": [0, 1], "limit": 2}, "limit or items"), ({"items": [1, 1]}, "twice")]
+)
+def test_items_are_said_in_one_way(folder: Path, given: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidInputError, match=words):
+        suite(folder, {"task": "sums", **given})
+
+
+@given(st.floats(0.01, 1), st.floats(0.01, 1))
+def test_a_smaller_share_is_a_part_of_a_larger(one: float, other: float) -> None:
+    with TemporaryDirectory() as place:
+        writing_task(Path(place), "sums", 10)
+        whole = suite(Path(place), {"task": "sums"})
+    less, more = (whole.part(share).item_ids for share in sorted((one, other)))
+    assert set(less) <= set(more)
+    assert more == [item for item in whole.item_ids if item in more]
+
+
+def test_a_part_draws_what_a_smaller_limit_draws(folder: Path) -> None:
+    part = suite(folder, {"task": "sums"}, {"task": "choice"}).part(0.5)
+    assert part.item_ids == suite(folder, {"task": "sums", "limit": 5}, {"task": "choice", "limit": 6}).item_ids
+    for share in (0, -1, 1.5):
+        with pytest.raises(ValueError, match="above 0 and at most 1"):
+            part.part(share)
+
+
+def test_fixed_shots_are_the_first(tmp_path: Path) -> None:
+    shots = write_items(tmp_path / "shots.jsonl", [{"prompt": f"{n}+1=", "sum": str(n + 1)} for n in range(6)])
+    files = {"data_files": {"test": str(tmp_path / "sums.jsonl"), "train": str(shots)}}
+    writing_task(tmp_path, "sums", 10, dataset_kwargs=files, fewshot_split="train")
+    begin = "0+1= 1\n\n1+1= 2\n\n"
+    fixed = suite(tmp_path, {"task": "sums", "num_fewshot": 2, "fixed_shots": True})
+    drawn_shots = suite(tmp_path, {"task": "sums", "num_fewshot": 2})
+    assert all(context.startswith(begin) for context in fixed.contexts())
+    assert not all(context.startswith(begin) for context in drawn_shots.contexts())
+
+
+def test_a_filter_is_named_or_told(tmp_path: Path) -> None:
+    filters = [{"name": name, "filter": [{"function": "take_first"}]} for name in ("first", "second")]
+    writing_task(tmp_path, "sums", 4, filter_list=filters)
+    assert suite(tmp_path, {"task": "sums", "filter": "second"}).tasks[0].spec.filter == "second"
+    with pytest.raises(EvaluationError, match="no filter 'third'; it has: first, second"):
+        suite(tmp_path, {"task": "sums", "filter": "third"})
+
+
+def test_a_missing_chat_template_is_told(folder: Path) -> None:
+    with pytest.raises(EvaluationError, match="chat template") as caught:
+        load_suite(SuiteSpec.parse({"include_path": str(folder), "tasks": [{"task": "sums"}], "chat_template": True}))
+    assert caught.value.problems[0].pointer == "/chat_template"
