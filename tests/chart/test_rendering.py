@@ -217,6 +217,12 @@ def test_artifacts_on_object_storage_need_no_shared_volume() -> None:
         assert {"name": "home", "emptyDir": {}} in pod["spec"]["volumes"]
 
 
+def test_the_api_can_keep_headers_of_the_hub_and_no_model() -> None:
+    mounts = {each["name"]: each for each in container(components(objects())["api"], "api")["volumeMounts"]}
+    assert "readOnly" not in mounts["home"]
+    assert mounts["models"]["readOnly"] is True
+
+
 def test_the_ingress_speaks_tls_only() -> None:
     ingress = find(objects(*TOGGLES["ingress"]), "Ingress")
     assert ingress["spec"]["tls"] == [{"hosts": ["model-glue.example.org"], "secretName": "model-glue-tls"}]
