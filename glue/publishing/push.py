@@ -7,7 +7,7 @@ it was made, so that a repetition after any crash finds it and adds nothing.
 
 import hashlib
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from huggingface_hub.hf_api import RepoFile
 from glue.checkpoints.manifest import MANIFEST_FILE, Manifest, file_sha256
 from glue.references.hub_access import HubUnavailableError, Say, patiently, refusals_of
 from glue.references.hub_target import check_tag, check_visibility
+from glue.specs.errors import InvalidInputError
 from glue.specs.publish import PublishSpec
 
 MAIN = "main"
@@ -44,7 +45,11 @@ def push(folder: Path, manifest: Manifest, target: PublishSpec, *, mark: str, ap
         HubUnavailableError: the Hub did not answer often enough; main holds the whole model or is as it was.
         HubConflictError: somebody else published there at the same time; nothing was changed.
     """
-    return patiently(lambda: _Push(folder, manifest, target, mark, api, say).run(), lambda line: say(0.0, line))
+    try:
+        return patiently(lambda: _Push(folder, manifest, target, mark, api, say).run(), lambda line: say(0.0, line))
+    except InvalidInputError as error:
+        problems = [replace(problem, pointer=f"/publish{problem.pointer}") for problem in error.problems]
+        raise InvalidInputError(error.detail, problems) from None
 
 
 class _Push:

@@ -1,5 +1,6 @@
 """Pushes against the stand-in as tests need them: a finished folder, the client set to loopback, a process to kill."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,12 +21,13 @@ MARK = "Model-GLUE unit unit_1"
 PUSHER = """
 import sys
 from pathlib import Path
+import huggingface_hub
 from huggingface_hub import HfApi
 from glue.checkpoints.manifest import read_manifest
 from glue.publishing.push import push
 from glue.specs.publish import PublishSpec
 folder, repo, mark = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-print("begins", flush=True)
+print(huggingface_hub.__version__, flush=True)
 made = push(folder, read_manifest(folder), PublishSpec(repo=repo, tag=sys.argv[4] or None), mark=mark,
             api=HfApi(), say=lambda fraction, line: None)
 print(made.commit, flush=True)
@@ -60,11 +62,12 @@ def publish(standing: StandIn, folder: Path, *, mark: str = MARK, token: str = T
 
 
 def start_pusher(
-    standing: StandIn, folder: Path, *, mark: str = MARK, tag: str = "v1", xet: bool = False, repo: str = REPO
+    standing: StandIn, folder: Path, *, mark: str = MARK, tag: str = "v1", xet: bool = False, client: Path | None = None
 ) -> subprocess.Popen[str]:
-    """The same in a process of its own, which may be killed."""
-    environment = standing.environment(TOKEN, xet=xet) | {"PYTHONPATH": str(Path(__file__).parents[3])}
-    command = [sys.executable, "-c", PUSHER, str(folder), repo, mark, tag]
+    """The same in a process of its own, which may be killed; with another `client` if its folder is given."""
+    places = [client, Path(__file__).parents[3]] if client else [Path(__file__).parents[3]]
+    environment = standing.environment(TOKEN, xet=xet) | {"PYTHONPATH": os.pathsep.join(map(str, places))}
+    command = [sys.executable, "-c", PUSHER, str(folder), REPO, mark, tag]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
