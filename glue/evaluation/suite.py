@@ -18,6 +18,7 @@ from glue.specs.digests import digest_of
 from glue.specs.errors import EvaluationError, Problem
 from glue.specs.suite import SuiteSpec, TaskSpec
 
+PRESETS = Path(__file__).parent / "presets"
 ChatTemplate = Callable[..., str]
 
 # What a person reads, where the data lie, and what else never reaches a model.
@@ -111,7 +112,8 @@ def load_suite(spec: SuiteSpec, tokenizer: PreTrainedTokenizerBase | None = None
     if spec.include_path is None:
         fix = "set include_path to a folder with the tasks' YAML files and data"
         raise EvaluationError(f"the suite names no task folder; {fix}", [Problem("/include_path", "missing", fix)])
-    folder = TaskFolder(Path(spec.include_path))
+    given = Path(spec.include_path)
+    folder = TaskFolder(PRESETS, data=given) if spec.suite else TaskFolder(given)
     chat = chat_template_of(tokenizer) if spec.chat_template else None
     return Suite(spec, tuple(_build(folder, task, spec.seed, chat) for task in spec.tasks))
 

@@ -19,15 +19,17 @@ DATA_FILES = "data_files"
 class TaskFolder:
     """The tasks in the YAML files below a folder, by name."""
 
-    def __init__(self, root: Path) -> None:
-        """Index the folder.
+    def __init__(self, root: Path, data: Path | None = None) -> None:
+        """Index the folder. Data files lie beside their YAML, or in the folder `data`.
 
         Raises:
             EvaluationError: it is not a folder.
         """
-        if not root.is_dir():
-            raise EvaluationError(f"the task folder {root} does not exist; check include_path")
+        for given in (root, data or root):
+            if not given.is_dir():
+                raise EvaluationError(f"the task folder {given} does not exist; check include_path")
         self.root = root.resolve()
+        self._data_root = data.resolve() if data else None
         self._files: dict[str, list[Path]] = {}
         self._unread: list[Path] = []
         for path in files_below(self.root):
@@ -109,15 +111,19 @@ class TaskFolder:
         shown = self._show(path)
         if not isinstance(given, str) or not given:
             raise _refusal(shown, "not_a_path", f"{key} holds {given!r}, which is no path", "give a file", key)
+        elsewhere = self._data_root if key.startswith("dataset_kwargs") else None
+        base, root = (elsewhere, elsewhere) if elsewhere else (path.parent, self.root)
         try:
-            target = (path.parent / given).resolve()
+            target = (base / given).resolve()
         except (OSError, RuntimeError, ValueError) as error:
             raise _refusal(shown, "not_a_path", f"{key}: {given!r}: {error}", "give a file", key) from None
-        if not target.is_relative_to(self.root):
+        if not target.is_relative_to(root):
             fix = "move the file into the task folder: only what is inside is pinned with the job"
             raise _refusal(shown, "outside_folder", f"{key}: {given} lies outside the task folder", fix, key)
         if not target.is_file():
             fix = f"give a file relative to {shown}; patterns and addresses are not read"
+            if elsewhere:
+                fix = f"put it into {elsewhere}: a preset's data are not downloaded; see docs/evaluation.md"
             raise _refusal(shown, "no_file", f"{key}: there is no file {given}", fix, key)
         return target
 

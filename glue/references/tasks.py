@@ -30,7 +30,7 @@ def find_tasks(
         commit = _commit(folder)
         suite = suite.model_copy(update={"include_path": str(folder)})
         names = task_names(folder)
-        for number, task in enumerate(suite.tasks if names else ()):
+        for number, task in enumerate(suite.tasks if names and not suite.suite else ()):
             if task.task not in names:
                 findings.add(_unknown_task(task.task, names), f"{pointer}/tasks/{number}/task", subject)
     return suite, commit

@@ -1,6 +1,6 @@
 """A suite: the tasks, items, metrics and weights that a score is made of."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -33,13 +33,36 @@ class TaskSpec(Spec):
         return self
 
 
+PRESETS = {
+    "paper_proxy": (
+        "paper_tiny_mmlu",
+        "paper_tiny_gsm8k",
+        "paper_tiny_arc",
+        "paper_tiny_winogrande",
+        "paper_mbpp_validation",
+        "paper_humanevalpack_js",
+    ),
+    "paper_report": (
+        "paper_mmlu",
+        "paper_gsm8k",
+        "paper_arc",
+        "paper_winogrande",
+        "paper_mbpp",
+        "paper_humaneval",
+    ),
+}
+
+
 class SuiteSpec(Spec):
     """Tasks and how they are scored.
+
+    `suite` takes the tasks of a preset, whose data files lie in `include_path`; `tasks` may then choose among them.
 
     `threads` and `batch` are part of what a score means and never follow the machine. With `chat_template` the
     tokenizer's template renders every prompt, with the examples as turns of their own.
     """
 
+    suite: Literal["paper_proxy", "paper_report"] | None = None
     include_path: str | None = None
     tasks: tuple[TaskSpec, ...] = Field(min_length=1, max_length=64)
     batch: int = Field(default=32, ge=1, le=4096)
@@ -47,6 +70,21 @@ class SuiteSpec(Spec):
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = Field(default=0, ge=0, lt=2**32)
     chat_template: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_has_tasks(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "tasks" not in data and data.get("suite") in PRESETS:
+            return data | {"tasks": [{"task": name} for name in PRESETS[data["suite"]]]}
+        return data
+
+    @model_validator(mode="after")
+    def _tasks_are_the_presets(self) -> Self:
+        known = PRESETS[self.suite] if self.suite else ()
+        unknown = [task.task for task in self.tasks if self.suite and task.task not in known]
+        if unknown:
+            raise ValueError(f"{self.suite} has no task {unknown[0]}; its tasks are: {', '.join(known)}")
+        return self
 
     @model_validator(mode="after")
     def _tasks_are_unique(self) -> Self:
