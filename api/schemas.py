@@ -152,6 +152,7 @@ class Job(Answer):
     spec_digest: str
     seed: int
     reproducible: bool
+    warnings: list[str]
     progress: Progress
     stages: list[Stage]
     result: JobResult | None

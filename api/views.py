@@ -9,6 +9,7 @@ from glue.plans.model_glue import stage_names
 from glue.records import tables
 from glue.records.jobs import StageProgress, UnitView
 from glue.records.workers import WorkerView
+from glue.references.licences import combine
 from glue.specs.expression import parse_expression
 from glue.specs.job import JobSpec
 from glue.specs.recipes import mergekit_recipe
@@ -74,6 +75,7 @@ def job(
         spec_digest=_digest(row.spec_digest),
         seed=row.seed,
         reproducible=row.reproducible,
+        warnings=_warnings(row),
         progress=_progress(row, shown),
         stages=shown,
         result=_result(row, artifacts),
@@ -276,6 +278,15 @@ def _result(row: tables.Job, artifacts: Sequence[tables.Artifact]) -> schemas.Jo
         gain_over_best_single=row.result["gain_over_best_single"],
         gain_over_best_single_stderr=row.result["gain_over_best_single_stderr"],
     )
+
+
+def _warnings(row: tables.Job) -> list[str]:
+    """What to read before the result is used: where the models say something of licences, what follows from them."""
+    licences = {model["name"]: model.get("licence") for model in row.spec.get("models", ())}
+    if not any(licences.values()):
+        return []
+    combined = combine(licences)
+    return [*combined.conflicts, *combined.notes]
 
 
 def _published(row: tables.Job) -> schemas.Published | None:

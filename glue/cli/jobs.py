@@ -81,6 +81,8 @@ def submit(
     with _told() as client:
         job = client.submit(job_request(file), str(uuid4()))
         console.print(f"submitted {job['id']}", highlight=False)
+        for warning in job["warnings"]:
+            console.print(f"[yellow]warning:[/] {warning}", highlight=False)
         if follow:
             _follow(client, job["id"])
 

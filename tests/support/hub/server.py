@@ -54,7 +54,8 @@ def hub(root: Path, part_bytes: int = 0) -> Iterator[StandIn]:
         EXPIRED_TOKEN: Account(OWNER, expired=True),
     }
     faulty = Faulty(create_app(Hub(store, part_bytes)))
-    with socket.socket() as listener:
+    # Only with the protocol named does asyncio send small answers without delay.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(faulty, log_level="critical", timeout_graceful_shutdown=1, lifespan="off")
         server = uvicorn.Server(config)
