@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from glue.references.folders import TOKENIZER_FILES
 from glue.checkpoints.manifest import file_sha256
 from glue.checkpoints.reader import Checkpoint
+from glue.references.folders import TOKENIZER_FILES
 from glue.specs.digests import digest_of
 
 _BLOCK_ELEMENTS = 1 << 20
