@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +18,13 @@ from glue.specs.digests import digest_of
 
 SOURCE = Path(__file__).parent
 FINISHED, STARTED = "finished.txt", "started.txt"
+# What decides the bytes of a zoo besides its recipe.
+DECIDING = ("data.py", "tokenizer.py", "training.py", "zoo.yml", "job.yml")
+DECIDING_LIBRARIES = ("torch", "transformers", "tokenizers")
+
+
+class OccupiedFolderError(Exception):
+    """The folder holds something that is no small zoo."""
 
 
 def build_zoo(folder: Path, recipe: Recipe = FULL, console: Console | None = None) -> Path:
@@ -26,21 +34,22 @@ def build_zoo(folder: Path, recipe: Recipe = FULL, console: Console | None = Non
     interrupted goes on with the model that it was at. What another recipe left is removed.
 
     Raises:
-        TrainingError: a training process died.
+        OccupiedFolderError: the folder holds something else.
+        TrainingError: a training process died; a second call goes on from there.
     """
-    if _says(folder / FINISHED, recipe.digest):
+    key = _key(recipe)
+    if _says(folder / FINISHED, key):
         return folder
-    if not _says(folder / STARTED, recipe.digest):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        (folder / STARTED).write_text(recipe.digest)
+    if not _says(folder / STARTED, key):
+        _clear(folder)
+        (folder / STARTED).write_text(key)
     write_tasks(folder / "tasks")
     for name in ("zoo.yml", "job.yml"):
         shutil.copy(SOURCE / name, folder / name)
     (folder / "models").mkdir(exist_ok=True)
     with _bars(recipe, folder, console or Console()) as told:
         train_models(recipe, folder / "models", told)
-    (folder / FINISHED).write_text(recipe.digest)
+    (folder / FINISHED).write_text(key)
     return folder
 
 
@@ -60,6 +69,21 @@ def zoo_digest(folder: Path) -> str:
 
     models = {model.name: content_digest(model) for model in sorted((folder / "models").iterdir())}
     return digest_of({"models": models, "tasks": build_manifest(folder / "tasks").as_json()})
+
+
+def _key(recipe: Recipe) -> str:
+    """Names all that decides what comes out: the recipe, our files, the libraries that compute."""
+    ours = {name: (SOURCE / name).read_text(encoding="utf-8") for name in DECIDING}
+    tasks = {path.name: path.read_text(encoding="utf-8") for path in (SOURCE / "tasks").iterdir()}
+    return digest_of([recipe.digest, ours, tasks, {name: version(name) for name in DECIDING_LIBRARIES}])
+
+
+def _clear(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()) and not (folder / STARTED).is_file():
+        raise OccupiedFolderError(f"{folder} holds something else; name an empty folder for the zoo")
+    shutil.rmtree(folder)
+    folder.mkdir()
 
 
 def _says(path: Path, digest: str) -> bool:
