@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from lm_eval.api.instance import Instance
 
-# Sums of log-probabilities in float32 differ by about 1e-6 between the shared and the plain path.
-TOLERANCE = 1e-4
+# Sums of log-probabilities in float32 differ by up to 2e-5 between the shared and the plain path (SmolLM2-135M).
+TOLERANCE = 1e-3
 
 
 def close_choices(requests: Sequence[Instance], sums: Sequence[float]) -> list[int]:

@@ -241,7 +241,8 @@ def _shows_it(model: PreTrainedModel) -> bool:
     contexts = [(1, 2, 3, 1, 2), (1, 2, 3, 2)]
     queries = [Query(context, rest) for context in contexts for rest in ((3, 1), (2, 2, 1), (1,))]
     cluster = _Cluster(3, _groups(queries, 16))
-    allowed = 1e-3 if model.dtype == torch.float32 else 0.2
+    # A wrong mask moves these by whole units; odd tokens in an odd order magnify rounding.
+    allowed = 0.02 if model.dtype == torch.float32 else 0.5
     try:
         found = _cluster_answers(model, cluster, queries, Batch(2), tolerance=-1)
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, NotImplementedError):

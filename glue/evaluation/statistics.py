@@ -59,3 +59,19 @@ def paired_difference(first: SuiteScore, second: SuiteScore) -> Estimate:
     for ours, theirs in zip(first.tasks, second.tasks, strict=True):
         differences.append(estimate([a - b for a, b in zip(ours.values, theirs.values, strict=True)]))
     return weighted(differences, [task.weight for task in first.tasks]).rounded()
+
+
+def halving_error(kept: SuiteScore, dropped: Sequence[SuiteScore]) -> float:
+    """At most this is the probability that one of `dropped` is better than `kept` on all items.
+
+    All scores are of the same `Suite.part`. By Hoeffding (1963, "Probability inequalities for sums of bounded random
+    variables", theorem 2, which theorem 4 carries over to items drawn without replacement), an item's difference
+    lying between -1 and 1: exp(-d^2 / (2 sum((w / W)^2 / n))) for an observed difference d, summed over `dropped`.
+
+    Raises:
+        ValueError: the scores are not of one part.
+    """
+    total = math.fsum(task.weight for task in kept.tasks)
+    spread = math.fsum((task.weight / total) ** 2 / len(task.values) for task in kept.tasks)
+    gaps = [max(paired_difference(kept, other).mean, 0.0) for other in dropped]
+    return min(1.0, math.fsum(math.exp(-(gap**2) / (2 * spread)) for gap in gaps))

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-BLOCK_ELEMENTS = 1 << 18
+BLOCK_ELEMENTS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Grid:
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        """All blocks in order, each of about 2^18 elements or one row."""
+        """All blocks in order, each of about 2^16 elements or one row."""
         return tuple(self._blocks())
 
     def _blocks(self) -> Iterator[Block]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from examples.small_zoo.build import build_zoo, zoo_digest
+from examples.small_zoo.build import OccupiedFolderError, build_zoo, zoo_digest
 from examples.small_zoo.data import DOMAINS
 from examples.small_zoo.recipe import QUICK
 from glue.checkpoints.reader import Checkpoint
@@ -87,6 +87,13 @@ def test_the_suites_share_no_item_and_nothing_is_taught_that_is_asked(zoo: Path)
 def test_two_builds_are_the_same_zoo(tmp_path: Path) -> None:
     digests = [zoo_digest(build_zoo(tmp_path / name, QUICK)) for name in ("one", "two")]
     assert digests[0] == digests[1]
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(OccupiedFolderError):
+        build_zoo(tmp_path, QUICK)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
 def test_an_interrupted_build_goes_on_with_the_model_it_was_at(tmp_path: Path) -> None:

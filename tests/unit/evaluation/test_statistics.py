@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glue.evaluation.statistics import Estimate, estimate, paired_difference, weighted
+from glue.evaluation.statistics import Estimate, estimate, halving_error, paired_difference, weighted
 from glue.specs.results import SuiteScore, TaskScore
 
 outcomes = st.lists(st.floats(0, 1), min_size=2, max_size=40)
@@ -63,3 +63,14 @@ def test_a_constant_advantage_is_certain() -> None:
 def test_scores_of_two_suites_are_not_compared() -> None:
     with pytest.raises(ValueError, match="same suite"):
         paired_difference(score("a", (1, [1, 0])), score("b", (1, [1, 0])))
+
+
+def test_dropping_a_candidate_has_a_bounded_risk() -> None:
+    kept, level = score("s", (1, [1.0] * 100)), score("s", (1, [0.5] * 100))
+    assert halving_error(kept, []) == 0
+    assert halving_error(kept, [kept]) == 1
+    assert halving_error(kept, [level]) == pytest.approx(math.exp(-12.5))
+    assert halving_error(kept, [level, level]) == pytest.approx(2 * math.exp(-12.5))
+    tasks = [(weight, [1.0] * 50) for weight in (1.0, 3.0)]
+    lower = [(weight, [0.0] * 50) for weight in (1.0, 3.0)]
+    assert halving_error(score("s", *tasks), [score("s", *lower)]) == pytest.approx(math.exp(-1 / (2 * 10 / 16 / 50)))
