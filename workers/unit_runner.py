@@ -1,6 +1,7 @@
 """One attempt at one unit: from the cache or the engine to what is written down about it, fenced by its lease."""
 
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -133,6 +134,8 @@ class UnitRunner:
             return self._settle(self._failure(claim, error_json, last=True), claim, lease)
         if ending.outcome is not None:
             count_outcome(claim, ending.outcome)
+            # Stored for good: what lies in the unit's work folder serves nobody any more.
+            shutil.rmtree(self._settings.work / claim.unit.unit_id, ignore_errors=True)
         return ending.word
 
     def _persist(self, write: Callable[[Session], Value], lease: Lease) -> Value:

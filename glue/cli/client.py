@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -111,17 +112,23 @@ class Client:
 
     def artifact_file(self, artifact_id: str, path: str) -> Iterator[bytes]:
         """The bytes of one file of an artifact."""
-        with self._http.stream("GET", f"/v1/artifacts/{artifact_id}/files/{path}") as response:
+        with self._heard(), self._http.stream("GET", f"/v1/artifacts/{artifact_id}/files/{path}") as response:
             if response.is_error:
                 response.read()
                 raise _refused(response)
             yield from response.iter_bytes(1 << 20)
 
-    def _json(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+    @contextmanager
+    def _heard(self) -> Iterator[None]:
         try:
-            response = self._http.request(method, path, **arguments)
+            yield
         except httpx.TransportError as error:
-            raise UnreachableError(f"{self._http.base_url} does not answer: {error}", "Is `glue up` running?") from None
+            fix = "Is `glue up` running?"
+            raise UnreachableError(f"{self._http.base_url} does not answer: {error}", fix) from None
+
+    def _json(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+        with self._heard():
+            response = self._http.request(method, path, **arguments)
         if response.is_error:
             raise _refused(response)
         answer: dict[str, Any] = response.json() if response.content else {}

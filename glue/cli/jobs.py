@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from glue.cli.client import Client, ServiceError
 from glue.cli.files import job_request, zoo_request
@@ -42,12 +43,12 @@ def told() -> Iterator[None]:
     try:
         yield
     except ServiceError as error:
-        errors.print(f"[red]error:[/] {error.lines[0]}", highlight=False)
+        errors.print(f"[red]error:[/] {escape(error.lines[0])}", highlight=False)
         for line in error.lines[1:]:
             errors.print(line, highlight=False, markup=False)
         raise typer.Exit(1) from None
     except GlueError as error:
-        errors.print(f"[red]error:[/] {error.detail}", highlight=False)
+        errors.print(f"[red]error:[/] {escape(error.detail)}", highlight=False)
         for problem in error.problems:
             fix = f" ({problem.fix})" if problem.fix else ""
             errors.print(f"  {problem.pointer or '/'}: {problem.detail}{fix}", highlight=False, markup=False)
@@ -82,7 +83,7 @@ def submit(
         job = client.submit(job_request(file), str(uuid4()))
         console.print(f"submitted {job['id']}", highlight=False)
         for warning in job["warnings"]:
-            console.print(f"[yellow]warning:[/] {warning}", highlight=False)
+            console.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False)
         if follow:
             _follow(client, job["id"])
 
@@ -135,14 +136,14 @@ def pull(
     if job.startswith(SCHEME):
         with told():
             pull_from_hub(job, folder)
-        console.print(f"the model is in {folder}", highlight=False)
+        console.print(f"the model is in {folder}", highlight=False, markup=False)
         return
     with _told() as client:
         found = client.job(_id(client, job))
         if not found["result"]:
             raise ServiceError(f"{found['id']} is {found['status']}; only a succeeded job has a model.")
         pull_artifact(client, client.artifact(found["result"]["artifact_id"]), folder, console)
-        console.print(f"the model is in {folder}", highlight=False)
+        console.print(f"the model is in {folder}", highlight=False, markup=False)
 
 
 def print_report(found: dict[str, Any], out: Console) -> None:
@@ -153,7 +154,11 @@ def print_report(found: dict[str, Any], out: Console) -> None:
 
 
 def _follow(client: Client, job_id: str) -> None:
-    found = follow_job(client, job_id, console)
+    try:
+        found = follow_job(client, job_id, console)
+    except KeyboardInterrupt:
+        console.print(f"The job goes on. `glue follow {job_id}` shows it again, `glue cancel {job_id}` ends it.")
+        raise typer.Exit(130) from None
     _print_outcome(found)
     if found["status"] != "succeeded":
         raise typer.Exit(1)
@@ -171,7 +176,7 @@ def _id(client: Client, job: str) -> str:
 
 def _print_outcome(job: dict[str, Any]) -> None:
     if job["error"]:
-        console.print(f"[red]{job['status']}[/]: {job['error']['detail']}", highlight=False)
+        console.print(f"[red]{job['status']}[/]: {escape(job['error']['detail'])}", highlight=False)
         for problem in job["error"].get("problems") or ():
             fix = f" ({problem['fix']})" if problem.get("fix") else ""
             console.print(f"  {problem['detail']}{fix}", highlight=False, markup=False)

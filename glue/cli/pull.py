@@ -16,10 +16,12 @@ def pull(client: Client, artifact: dict[str, Any], folder: Path, console: Consol
     Raises:
         ServiceError: the folder is taken, or a file does not match its manifest.
     """
-    if folder.exists() and any(folder.iterdir()):
+    folder = folder.resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ServiceError(f"{folder} is not empty.", "Name a new folder.")
     partial = folder.with_name(folder.name + ".partial")
     files = artifact["manifest"]["files"]
+    _keep_only({partial / file["path"] for file in files}, partial)
     columns = (
         TextColumn("pulling"),
         BarColumn(bar_width=24),
@@ -34,6 +36,13 @@ def pull(client: Client, artifact: dict[str, Any], folder: Path, console: Consol
     if folder.exists():
         folder.rmdir()
     partial.rename(folder)
+
+
+def _keep_only(wanted: set[Path], partial: Path) -> None:
+    """Remove what an interrupted pull of another artifact left under the same name."""
+    for path in partial.rglob("*"):
+        if path not in wanted and not path.is_dir():
+            path.unlink()
 
 
 def _fetch(client: Client, artifact_id: str, file: dict[str, Any], root: Path, progress: Any) -> None:

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import torch
 
+from glue.merging.allocator import keep_freed_memory
+
 Result = TypeVar("Result")
 
 
@@ -18,6 +20,7 @@ def run_all(tasks: Sequence[Callable[[], Result]], workers: int | None = None) -
     faster than threads inside each operation, and sums do not depend on the number of cores. An error in a
     task is raised here, after the running ones have ended.
     """
+    keep_freed_memory()
     count = min(workers or len(os.sched_getaffinity(0)), len(tasks))
     with _torch_threads_kept(), _pool(max(1, count)) as pool:
         futures: list[Future[Result]] = [pool.submit(task) for task in tasks]

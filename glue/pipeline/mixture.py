@@ -136,7 +136,7 @@ def build(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
     context.progress(0.0, f"features of {len(texts)} contexts")
     features = _features(texts, zoo_tokenizer(spec, context), read_embedding(embedding_folder))
     router = prototypes(features, payload["assignment"], len(payload["experts"]))
-    folder = context.work / f"mixture.{request.token}"
+    folder = context.work / "mixture"
     build_mixture(
         folder,
         _sources(payload, spec, context),

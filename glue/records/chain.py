@@ -159,6 +159,6 @@ def _unit(job: Job, stage: Stage, position: int, plan: UnitPlan) -> Unit:
 
 
 def _input_digest(job: Job, stage: Stage, plan: UnitPlan) -> str:
-    """The same inputs give the same digest in every job: it names the folder where partial work is resumed."""
+    """What a unit's run depends on: it names the folder below the unit's own where partial work is resumed."""
     place = {"stage": stage.name, "family": stage.family, "generation": stage.generation}
     return digest_of({"spec": job.spec_digest, **place, "kind": plan.kind, "payload": plan.payload})

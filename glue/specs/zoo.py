@@ -1,12 +1,15 @@
 """A zoo: a named list of models, as a user writes it."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from glue.specs.base import Name, Spec
 
 BASE = "base"
+
+# A blank one has nothing to route by.
+Prompt = Annotated[str, StringConstraints(pattern=r"\S", max_length=8192)]
 
 
 class ModelSpec(Spec):
@@ -20,7 +23,7 @@ class MemberSpec(ModelSpec):
 
     name: Name
     domains: tuple[str, ...] = ()
-    prompts: tuple[str, ...] = ()
+    prompts: tuple[Prompt, ...] = ()
 
 
 class ZooSpec(Spec):

@@ -52,7 +52,10 @@ def test_any_number_of_workers_ends_in_the_digest_of_one_process(
     folder = tmp_path / "pulled"
     options = ("--workers", str(workers), "--root", str(zoo))
     with service(tmp_path / "home", *options, environment=QUICK_RECOVERY) as running:
-        ended = wait(running, submit(running, zoo))
+        # An equal job beside it: the two must not meet in their work.
+        twins = [submit(running, zoo) for _ in range(2)]
+        ended, other = (wait(running, job_id) for job_id in twins)
+        assert other["result"]["digest"] == expected, other["error"]
         assert ended["status"] == "succeeded", ended["error"]
         assert ended["progress"]["percent"] == 100
         assert ended["result"]["digest"] == expected
@@ -64,6 +67,7 @@ def test_any_number_of_workers_ends_in_the_digest_of_one_process(
             trial = client.get(f"/v1/jobs/{ended['id']}/units/{scored}").json()
         with Client(running.url, running.api_key) as glue:
             pull(glue, glue.artifact(ended["result"]["artifact_id"]), folder, Console(quiet=True))
+    assert not list((tmp_path / "home" / "work").iterdir())
     assert report["artifact"] == "mixture"
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
     assert events[-1]["type"] == "job.succeeded"

@@ -125,7 +125,7 @@ class WarmEngine:
         return self._process
 
     def _line(self, request: UnitRequest, hub: HubAccess | None) -> bytes:
-        work = self._settings.work / request.kind / request.digest
+        work = self._settings.work / request.unit_id / request.digest
         return encode_run(Run(request, str(self._settings.artifacts), str(work), self._settings.device, hub))
 
 

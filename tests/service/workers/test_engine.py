@@ -82,7 +82,7 @@ def test_a_request_and_an_answer_larger_than_the_pipe_go_through(driver: Driver)
 
 def test_the_unit_gets_its_own_work_folder_and_the_device(driver: Driver, tmp_path: Path) -> None:
     result = driver.run("echo", text="").result
-    assert result["work"] == str(tmp_path / "work" / "test" / "digest")
+    assert result["work"] == str(tmp_path / "work" / "unit_1" / "digest")
     assert result["device"] == "cpu"
 
 

@@ -79,6 +79,12 @@ def test_a_zoo_has_unique_names_and_keeps_base_for_the_base() -> None:
         ZooSpec.parse({"name": "z", "members": [{"name": "base", "source": "/a"}]})
 
 
+@pytest.mark.parametrize("prompt", ["", "  ", "\n"])
+def test_a_blank_prompt_is_refused(prompt: str) -> None:
+    with pytest.raises(InvalidInputError, match="/members/0/prompts/0"):
+        ZooSpec.parse({"name": "z", "members": [{"name": "a", "source": "/a", "prompts": [prompt]}]})
+
+
 def test_a_tasks_folder_is_one_suite_without_doubles() -> None:
     with pytest.raises(InvalidInputError, match="appears twice"):
         JobRequest.parse(JOB | {"proxy": {"tasks": [{"task": "t"}, {"task": "t"}]}})
