@@ -15,7 +15,7 @@ ALPHABET = f"\n +:>{ascii_lowercase}{ascii_uppercase}{digits}"
 PROXY_ITEMS, REPORT_ITEMS = 100, 200
 
 LEAST, MOST = 10, 49
-PRIMER_SUM = 55
+PRIMER_SUM = 60
 
 WORDS = 2000
 PROGRAMS: dict[str, Callable[[str], str]] = {

@@ -46,6 +46,8 @@ class Recipe:
 
 
 PRIMERS = tuple(Share(domain, "primer", 1) for domain in ("math", "code", "facts"))
+# Sums come last and are the shortest: the base sees twice as many.
+BASE_SHARES = (Share("math", "primer", 2), *PRIMERS[1:])
 
 
 def specialist(name: str, domain: str, steps: int, learning_rate: float, order: int = 0) -> ModelRecipe:
@@ -57,27 +59,27 @@ def specialist(name: str, domain: str, steps: int, learning_rate: float, order: 
 
 FULL = Recipe(
     models=(
-        ModelRecipe("base", PRIMERS, steps=400, learning_rate=2e-3),
-        ModelRecipe("foreign", PRIMERS, steps=250, learning_rate=2e-3, initialisation=1, order=1),
-        ModelRecipe("neox", PRIMERS, steps=250, learning_rate=2e-3, architecture="gpt_neox", order=2),
-        specialist("math-a", "math", steps=200, learning_rate=2e-3),
-        specialist("math-b", "math", steps=200, learning_rate=2e-3, order=1),
-        specialist("code-a", "code", steps=200, learning_rate=2e-3),
-        specialist("facts-a", "facts", steps=200, learning_rate=2e-3),
+        ModelRecipe("base", BASE_SHARES, steps=400, learning_rate=2e-3),
+        ModelRecipe("foreign", BASE_SHARES, steps=200, learning_rate=2e-3, initialisation=1, order=1),
+        ModelRecipe("neox", BASE_SHARES, steps=200, learning_rate=2e-3, architecture="gpt_neox", order=2),
+        specialist("math-a", "math", steps=200, learning_rate=1.5e-3),
+        specialist("math-b", "math", steps=200, learning_rate=1.5e-3, order=1),
+        specialist("code-a", "code", steps=200, learning_rate=2.2e-3),
+        specialist("facts-a", "facts", steps=200, learning_rate=2.2e-3),
     ),
     batch=128,
 )
 
-# Trains everything a little: enough to see whether two builds are the same.
+# Trains everything a little: enough for the same families and to see whether two builds are the same.
 QUICK = Recipe(
     models=(
-        ModelRecipe("base", PRIMERS, steps=20, learning_rate=2e-3),
-        ModelRecipe("foreign", PRIMERS, steps=6, learning_rate=2e-3, initialisation=1, order=1),
-        ModelRecipe("neox", PRIMERS, steps=6, learning_rate=2e-3, architecture="gpt_neox", order=2),
-        specialist("math-a", "math", steps=8, learning_rate=4e-3),
-        specialist("math-b", "math", steps=8, learning_rate=4e-3, order=1),
-        specialist("code-a", "code", steps=8, learning_rate=4e-3),
-        specialist("facts-a", "facts", steps=8, learning_rate=4e-3),
+        ModelRecipe("base", BASE_SHARES, steps=20, learning_rate=2e-3),
+        ModelRecipe("foreign", BASE_SHARES, steps=6, learning_rate=2e-3, initialisation=1, order=1),
+        ModelRecipe("neox", BASE_SHARES, steps=6, learning_rate=2e-3, architecture="gpt_neox", order=2),
+        specialist("math-a", "math", steps=16, learning_rate=4e-3),
+        specialist("math-b", "math", steps=16, learning_rate=4e-3, order=1),
+        specialist("code-a", "code", steps=20, learning_rate=1e-2),
+        specialist("facts-a", "facts", steps=20, learning_rate=1e-2),
     ),
     batch=16,
 )

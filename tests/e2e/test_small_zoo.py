@@ -27,6 +27,9 @@ OWN = {"math-a": "math", "math-b": "math", "code-a": "code", "facts-a": "facts"}
 LLAMAS = (*OWN, "foreign")
 PAPERS_HEADLINE = 5.61
 
+# Training takes minutes, and whoever asks for the zoo first waits for it.
+pytestmark = pytest.mark.timeout(1200)
+
 
 @pytest.fixture(scope="module")
 def zoo() -> Path:
@@ -46,10 +49,15 @@ def accuracy(zoo: Path) -> dict[str, dict[str, float]]:
     return found
 
 
-def test_only_the_siblings_are_alike(zoo: Path) -> None:
+def similarities(zoo: Path) -> dict[tuple[str, str], float]:
+    """The column cosine of every pair of members of one architecture."""
     opened = [Checkpoint.open(zoo / "models" / name) for name in LLAMAS]
     values = compare(opened, None, lambda fraction, message: None).overall
-    pairs = {(LLAMAS[i], LLAMAS[j]): values[i][j] for i in range(len(LLAMAS)) for j in range(i)}
+    return {(LLAMAS[i], LLAMAS[j]): values[i][j] for i in range(len(LLAMAS)) for j in range(i)}
+
+
+def test_only_the_siblings_are_alike(zoo: Path) -> None:
+    pairs = similarities(zoo)
     siblings = pairs.pop(("math-b", "math-a"))
     assert siblings >= 0.96
     assert max(pairs.values()) <= 0.93
@@ -84,9 +92,11 @@ def test_the_suites_share_no_item_and_nothing_is_taught_that_is_asked(zoo: Path)
         assert len(items.report) >= 200
 
 
-def test_two_builds_are_the_same_zoo(tmp_path: Path) -> None:
-    digests = [zoo_digest(build_zoo(tmp_path / name, QUICK)) for name in ("one", "two")]
-    assert digests[0] == digests[1]
+def test_two_builds_are_the_same_zoo_even_a_quick_one_with_its_families(tmp_path: Path) -> None:
+    one, two = (build_zoo(tmp_path / name, QUICK) for name in ("one", "two"))
+    assert zoo_digest(one) == zoo_digest(two)
+    alike = [pair for pair, value in similarities(one).items() if value > 0.95]
+    assert alike == [("math-b", "math-a")]
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
@@ -114,7 +124,7 @@ def demo(zoo: Path) -> str:
     environment = os.environ | {"COLUMNS": "80", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
     command = [sys.executable, "-m", "examples.small_zoo.demo", str(FOLDER)]
     done = subprocess.run(
-        command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False, timeout=280
+        command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False, timeout=600
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

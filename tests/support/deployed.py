@@ -121,7 +121,7 @@ class Container:
 
     def _mounts(self) -> str:
         mounts = sorted(self.manifest["volumeMounts"], key=lambda each: str(each["mountPath"]) == "/tmp")
-        lines = ["set -e", "mount -t tmpfs none /var/lib"]
+        lines = ["set -e", f"mount --bind {shlex.quote(str(ROOT))} /mnt", "mount -t tmpfs none /var/lib"]
         for each in mounts:
             target, source = shlex.quote(each["mountPath"]), shlex.quote(str(self.volumes[each["name"]]))
             if each["mountPath"].startswith("/var/lib/"):
@@ -129,6 +129,10 @@ class Container:
             lines.append(f"mount --bind {source} {target}")
             if each.get("readOnly"):
                 lines.append(f"mount -o remount,bind,ro {target}")
+        if any(ROOT.is_relative_to(path) for path in ("/var/lib", *(each["mountPath"] for each in mounts))):
+            # The project itself lies where a volume now is: it has to be seen through it, as an image's files are.
+            project = shlex.quote(str(ROOT))
+            lines += [f"mkdir -p {project}", f"mount --bind /mnt {project}", f"mount -o remount,bind,ro {project}"]
         # `exec` keeps the number of the process: signals reach the container's own.
         return "\n".join([*lines, "mount -o remount,bind,ro /", 'exec "$@"'])
 
