@@ -51,7 +51,7 @@ def score_key(unit: UnitRequest, device: str) -> str | None:
     if unit.kind != SCORE_CANDIDATE or contents is None:
         return None
     spec, suite_name = JobSpec.parse(unit.spec), unit.payload["suite"]
-    suite = {"proxy": spec.proxy, "report": spec.report}[suite_name].as_json()
+    suite = spec.suite(suite_name).as_json()
     return digest_of(
         {
             "expression": expression_digest(parse_expression(unit.payload["expression"]), contents),

@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from glue.cli.merge import told
+from glue.cli.telling import console, told
 from glue.specs.errors import InvalidInputError
-
-console = Console()
 
 
 def convert(

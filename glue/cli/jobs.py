@@ -1,11 +1,10 @@
 """`glue zoo add`, `submit`, `jobs`, `status`, `follow`, `cancel`, `report`, `pull`."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any
 from uuid import uuid4
 
 import typer
@@ -18,16 +17,12 @@ from glue.cli.follow import follow as follow_job
 from glue.cli.hub import pull_from_hub
 from glue.cli.pull import pull as pull_artifact
 from glue.cli.tables import jobs_table, report_summary, report_table
+from glue.cli.telling import console, told
 from glue.references.hub_names import SCHEME
-from glue.specs.errors import GlueError
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or 'last' for the newest.")]
 
-Parameters = ParamSpec("Parameters")
-
 zoo_app = typer.Typer(no_args_is_help=True, help="Store zoos.")
-console = Console()
-errors = Console(stderr=True)
 
 
 @contextmanager
@@ -35,35 +30,6 @@ def _told() -> Iterator[Client]:
     """A client; what goes wrong is told in words, with exit code 1."""
     with told(), Client.from_environment() as client:
         yield client
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """What goes wrong inside is told in words, with exit code 1."""
-    try:
-        yield
-    except ServiceError as error:
-        errors.print(f"[red]error:[/] {escape(error.lines[0])}", highlight=False)
-        for line in error.lines[1:]:
-            errors.print(line, highlight=False, markup=False)
-        raise typer.Exit(1) from None
-    except GlueError as error:
-        errors.print(f"[red]error:[/] {escape(error.detail)}", highlight=False)
-        for problem in error.problems:
-            fix = f" ({problem.fix})" if problem.fix else ""
-            errors.print(f"  {problem.pointer or '/'}: {problem.detail}{fix}", highlight=False, markup=False)
-        raise typer.Exit(1) from None
-
-
-def telling(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
-    """The same command, whose errors are told in words."""
-
-    @wraps(command)
-    def run(*arguments: Parameters.args, **options: Parameters.kwargs) -> None:
-        with told():
-            command(*arguments, **options)
-
-    return run
 
 
 @zoo_app.command("add")

@@ -6,6 +6,7 @@ from glue.cli import hub, jobs
 from glue.cli.convert import convert
 from glue.cli.merge import merge
 from glue.cli.mix import mix
+from glue.cli.telling import telling
 from glue.cli.up import up
 
 app = typer.Typer(
@@ -27,6 +28,6 @@ app.command()(convert)
 app.add_typer(jobs.zoo_app, name="zoo")
 app.add_typer(hub.hub_token_app, name="hub-token")
 for name, action in (("set", hub.set_token), ("show", hub.show_token), ("forget", hub.forget_token)):
-    hub.hub_token_app.command(name)(jobs.telling(action))
+    hub.hub_token_app.command(name)(telling(action))
 for command in (jobs.submit, jobs.jobs, jobs.status, jobs.follow, jobs.cancel, jobs.report, jobs.pull):
     app.command()(command)

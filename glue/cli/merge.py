@@ -8,17 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from glue.specs.errors import GlueError
+from glue.cli.telling import console, errors, told
 
 _SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*(k|m|g)?b?$", re.IGNORECASE)
 _FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 SMALLEST_SHARD = 1_000_000
-
-console = Console()
-errors = Console(stderr=True)
 
 
 class Verification(StrEnum):
@@ -48,19 +44,6 @@ def merge(
         with bar("merging") as progress:
             merge_file(config, out, shard_bytes=bytes_of(shard_size), seed=seed, progress=progress, check=check)
     console.print(f"merged into {out}", highlight=False)
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """What goes wrong is told in words, every problem with its fix, with exit code 1."""
-    try:
-        yield
-    except GlueError as error:
-        errors.print(f"[red]error:[/] {error.detail}", highlight=False)
-        for problem in error.problems:
-            fix = f" ({problem.fix})" if problem.fix else ""
-            errors.print(f"  {problem.pointer or '/'}: {problem.detail}{fix}", highlight=False, markup=False)
-        raise typer.Exit(1) from None
 
 
 def bytes_of(size: str) -> int:

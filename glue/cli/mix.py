@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from glue.cli.merge import bar, bytes_of, console, errors, told
+from glue.cli.merge import bar, bytes_of
+from glue.cli.telling import console, errors, told
 
 
 def mix(

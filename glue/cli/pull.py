@@ -1,12 +1,12 @@
 """Fetch a finished artifact, verify every file against the manifest, and only then give it its name."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from glue.checkpoints.manifest import file_sha256
 from glue.cli.client import Client, ServiceError
 
 
@@ -49,7 +49,7 @@ def _fetch(client: Client, artifact_id: str, file: dict[str, Any], root: Path, p
     target = (root / file["path"]).resolve()
     if not target.is_relative_to(root.resolve()):
         raise ServiceError(f"the manifest names a path outside the artifact: {file['path']}")
-    if target.is_file() and _sha256(target) == file["sha256"]:
+    if target.is_file() and file_sha256(target) == file["sha256"]:
         progress(file["size"])
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -57,11 +57,6 @@ def _fetch(client: Client, artifact_id: str, file: dict[str, Any], root: Path, p
         for chunk in client.artifact_file(artifact_id, file["path"]):
             out.write(chunk)
             progress(len(chunk))
-    if _sha256(target) != file["sha256"]:
+    if file_sha256(target) != file["sha256"]:
         target.unlink()
         raise ServiceError(f"{file['path']} does not match its manifest.", "Run the same command again.")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -66,8 +66,7 @@ def write(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
 
 def _evidence(request: UnitRequest, spec: JobSpec, outcomes: Outcomes) -> Evidence:
     return Evidence(
-        zoo=spec.zoo,
-        seed=spec.seed,
+        job=spec,
         resolved=outcomes.resolve(),
         similarity=outcomes.similarity(),
         baselines=outcomes.baselines(),
@@ -76,7 +75,6 @@ def _evidence(request: UnitRequest, spec: JobSpec, outcomes: Outcomes) -> Eviden
         mixture=outcomes.mixture(),
         report_scores={name: SuiteScore.parse(score) for name, score in request.payload["scores"].items()},
         versions={name: version(name) for name in VERSIONED},
-        job=spec,
     )
 
 

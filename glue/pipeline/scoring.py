@@ -18,14 +18,13 @@ from glue.specs.expression import Candidate, members_of
 from glue.specs.job import JobSpec
 from glue.specs.plan import UnitOutcome, UnitRequest
 from glue.specs.results import ScoredCandidate, SuiteScore
-from glue.specs.suite import SuiteSpec
 
 
 def score_candidate(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
     """Merge the candidate into the resident model of its signature and score it."""
     payload = request.payload
     candidate = Candidate.parse({"name": payload["name"], "expression": payload["expression"]})
-    suite_spec = suite_spec_of(payload["suite"], spec)
+    suite_spec = spec.suite(payload["suite"])
     context.progress(0.0, f"merging {candidate.name}")
     started = monotonic()
     first = members_of(candidate.expression)[0]
@@ -41,7 +40,7 @@ def score_candidate(request: UnitRequest, spec: JobSpec, context: Context) -> Un
 
 def score_mixture(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
     """Score the mixture from its finished folder."""
-    suite_spec = suite_spec_of(request.payload["suite"], spec)
+    suite_spec = spec.suite(request.payload["suite"])
     folder = context.artifacts / request.payload["location"]
     key = (str(folder), suite_spec.dtype, context.device)
     context.progress(0.0, "loading the mixture")
@@ -49,11 +48,6 @@ def score_mixture(request: UnitRequest, spec: JobSpec, context: Context) -> Unit
     context.progress(0.1, "scoring the mixture")
     score, notes = _score(model, request.payload["suite"], spec, context)
     return UnitOutcome({"score": score.as_json()} | notes)
-
-
-def suite_spec_of(name: str, spec: JobSpec) -> SuiteSpec:
-    """The job's suite of that name, `proxy` or `report`."""
-    return {"proxy": spec.proxy, "report": spec.report}[name]
 
 
 def suites(spec: JobSpec, context: Context) -> dict[str, Suite]:
@@ -75,7 +69,7 @@ def _suites(spec: JobSpec, context: Context) -> dict[str, Suite]:
 
 
 def _check_unchanged(name: str, spec: JobSpec) -> None:
-    folder, commit = suite_spec_of(name, spec).include_path, spec.suite_commits.get(name)
+    folder, commit = spec.suite(name).include_path, spec.suite_commits.get(name)
     if folder is not None and commit is not None and folder_commit(Path(folder)) != commit:
         detail = f"the task folder of the {name} suite changed since the job was submitted"
         raise InvalidInputError(

@@ -17,7 +17,6 @@ from glue.specs.results import (
     SimilarityResult,
     SuiteScore,
 )
-from glue.specs.zoo import ZooSpec
 
 MIXTURE = "mixture"
 POINTS = 100
@@ -28,8 +27,7 @@ POINT_DIGITS = 4
 class Evidence:
     """Everything that the report speaks of. `report_scores` maps a model's name to its report score."""
 
-    zoo: ZooSpec
-    seed: int
+    job: JobSpec
     resolved: ResolveResult
     similarity: SimilarityResult
     baselines: BaselinesResult
@@ -38,7 +36,6 @@ class Evidence:
     mixture: MixtureResult
     report_scores: Mapping[str, SuiteScore]
     versions: Mapping[str, str]
-    job: JobSpec
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class ReportedModel:
 
 def reported_models(evidence: Evidence) -> tuple[ReportedModel, ...]:
     """The rows in order: members as in the zoo, families' merges, the mixture."""
-    rows = [_member_row(evidence, name) for name in evidence.zoo.member_names()]
+    rows = [_member_row(evidence, name) for name in evidence.job.zoo.member_names()]
     for merge, search in zip(evidence.merges, evidence.searches, strict=True):
         if isinstance(merge.expression, Merge):
             report = evidence.report_scores[merge.name]
@@ -96,8 +93,8 @@ def build_report(evidence: Evidence) -> dict[str, Any]:
     gain, gain_stderr = paired_difference(artifact.report, single.report)
     return {
         "object": "report",
-        "zoo": evidence.zoo.name,
-        "seed": evidence.seed,
+        "zoo": evidence.job.zoo.name,
+        "seed": evidence.job.seed,
         "artifact": artifact.name,
         "recommended": best.name,
         "best_single": single.name,

@@ -18,7 +18,7 @@ from glue.search.history import (
     best_of,
     by_falling_score,
 )
-from glue.specs.expression import Candidate, Expression, expression_digest, linear, members_of
+from glue.specs.expression import Candidate, Expression, expression_digest, linear
 
 # Products of coefficients carry noise in their last bits; twelve digits are exact for every list people write.
 WEIGHT_DIGITS = 12
@@ -56,7 +56,7 @@ class Greedy:
             ValueError: no single model of the family has a score.
         """
         waiting = by_falling_score(history.singles)
-        current = _Current({_name(waiting[0]): 1.0}, waiting.pop(0))
+        current = _Current({waiting[0].member: 1.0}, waiting.pop(0))
         rejected: list[tuple[str, str]] = []
         accepted: list[Candidate] = []
         for generation in range(len(waiting)):
@@ -64,25 +64,25 @@ class Greedy:
             if isinstance(chosen, Measure):
                 return chosen
             single = waiting.pop(chosen)
-            candidates = self._candidates(current, _name(single))
+            candidates = self._candidates(current, single.member)
             if generation == len(history.generations):
                 return NextGeneration(candidates)
             scored = history.generations[generation]
             position = best_of(scored)
             reason = self._why_not(current.observed, scored, position)
             if position is None or reason:
-                rejected.append((_name(single), reason))
+                rejected.append((single.member, reason))
             else:
                 accepted.append(candidates[position])
-                weights = _weights(current.weights, _name(single), self._ordered(current)[position])
+                weights = _weights(current.weights, single.member, self._ordered(current)[position])
                 current = _Current(weights, scored[position])
-        failed = [(_name(single), UNSCORED) for single in history.singles if single.mean is None]
+        failed = [(single.member, UNSCORED) for single in history.singles if single.mean is None]
         return Winner(current.observed, tuple(rejected + failed), tuple(accepted))
 
     def _next(self, waiting: Sequence[Observed], current: _Current, history: History) -> int | Measure:
         if self.order is None or len(waiting) == 1:
             return 0
-        names = tuple(_name(single) for single in waiting)
+        names = tuple(single.member for single in waiting)
         measured = history.similarities.get(expression_digest(current.expression), {})
         if not set(names) <= measured.keys():
             return Measure(current.expression, names)
@@ -139,7 +139,3 @@ def _weights(current: dict[str, float], name: str, coefficient: float) -> dict[s
 def _candidate(weights: dict[str, float]) -> Candidate:
     name = " + ".join(f"{weight:.4g} {member}" for member, weight in weights.items())
     return Candidate(name=name, expression=linear(weights))
-
-
-def _name(single: Observed) -> str:
-    return members_of(single.candidate.expression)[0]

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from glue.specs.expression import Candidate, Expression
+from glue.specs.expression import Candidate, Expression, members_of
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,11 @@ class Observed:
     mean: float | None
     seconds: float = 0.0
     items: int = 0
+
+    @property
+    def member(self) -> str:
+        """The first member of the candidate; of a single model the model itself."""
+        return members_of(self.candidate.expression)[0]
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ class Winner:
 
 Step = NextGeneration | Measure | Winner
 Strategy = Callable[[History], Step]
+Other = TypeVar("Other")
 
 
 def best_of(observed: Sequence[Observed]) -> int | None:
@@ -94,9 +101,9 @@ def by_falling_score(singles: Sequence[Observed]) -> list[Observed]:
     return [single for _, single in sorted(scored, key=lambda pair: -pair[0])]
 
 
-def finish(strategy: Strategy, history: History) -> tuple[Winner, int] | Step:
+def finish(strategy: Callable[[History], Other | Step], history: History) -> tuple[Winner, int] | Other | Step:
     """Let a strategy that others build on run over the history: its winner with the number of generations that
-    it used, or what it asks for next."""
+    it used, or what it says to the whole history."""
     for used in range(len(history.generations) + 1):
         step = strategy(history.until(used))
         if isinstance(step, Winner):

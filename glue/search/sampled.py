@@ -40,7 +40,13 @@ class Sampled:
 
     def __call__(self, history: History) -> Step:
         """The next generation, or the winner when the budget is spent."""
-        members = tuple(_name(single) for single in history.singles if single.mean is not None)
+        begun = self.begin(history)
+        return self._generation(begun, history) if isinstance(begun, Sampling) else begun
+
+    def begin(self, history: History) -> "Sampling | Step":
+        """What a step is before any point is drawn, which costs a replay: the end, the heuristic's step, or where
+        the sampling stands."""
+        members = tuple(single.member for single in history.singles if single.mean is not None)
         centre: tuple[float, ...] | None = None
         used = 0
         if self.heuristic is not None:
@@ -53,11 +59,10 @@ class Sampled:
             return _winner(history, "there is nothing to merge")
         space = SearchSpace(members, self.method, self.parametrisation, self.groups, self.facts.layers, centre)
         reason = _spent(self.budget, history)
-        if reason:
-            return _winner(history, reason)
-        return self._generation(space, history, history.after(used))
+        return _winner(history, reason) if reason else Sampling(space, history.after(used))
 
-    def _generation(self, space: SearchSpace, history: History, own: History) -> NextGeneration:
+    def _generation(self, begun: "Sampling", history: History) -> NextGeneration:
+        space, own = begun.space, begun.own
         told = [told for generation in own.generations for told in generation]
         size = self._size(space, told)
         left = self.budget.trials - sum(len(generation) for generation in history.generations)
@@ -84,9 +89,17 @@ class Sampled:
         return next_points(space.dimensions, told, count, self._population(space), self.facts.seed, best)
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """A search that goes on: its space, and the history without the heuristic's generations."""
+
+    space: SearchSpace
+    own: History
+
+
 def uniform_soup(history: History) -> Step:
     """The mean of all members, scored once."""
-    names = [_name(single) for single in history.singles if single.mean is not None]
+    names = [single.member for single in history.singles if single.mean is not None]
     if len(names) < 2 or history.generations:
         return _winner(history, "")
     weights = dict.fromkeys(names, 1.0)
@@ -95,7 +108,7 @@ def uniform_soup(history: History) -> Step:
 
 def grid(steps: int, history: History) -> Step:
     """Every weighting in multiples of 1/steps that is no single model, in one generation."""
-    names = [_name(single) for single in history.singles if single.mean is not None]
+    names = [single.member for single in history.singles if single.mean is not None]
     if len(names) < 2 or history.generations:
         return _winner(history, "")
     points = [point for point in product(range(steps + 1), repeat=len(names)) if sum(point) == steps]
@@ -114,9 +127,9 @@ class InTurn:
         """The running part's step, or the best of all when the last one has ended."""
         rest = history
         for part in self.parts:
-            ended = finish(part, rest)
+            ended = finish(part.begin, rest)
             if not isinstance(ended, tuple):
-                return ended
+                return part(rest)
             rest = rest.after(ended[1])
         return _winner(history, f"{len(self.parts)} methods had their share of the budget")
 
@@ -170,7 +183,7 @@ def _winner(history: History, reason: str) -> Winner:
             best = trial
             accepted.append(trial.candidate)
     inside = members_of(best.candidate.expression)
-    outside = [(_name(single), _why_outside(single)) for single in history.singles if _name(single) not in inside]
+    outside = [(single.member, _why_outside(single)) for single in history.singles if single.member not in inside]
     return Winner(best, tuple(outside), tuple(accepted), reason)
 
 
@@ -199,7 +212,3 @@ def _random_point(space: SearchSpace, seed: int, number: int) -> dict[str, float
     # Keyed by the candidate's number, so that a draw does not depend on how many came before it.
     draw = Random(f"{seed} {space.method} {number}")  # noqa: S311  # a search, not a secret
     return {d.name: round(draw.uniform(d.low, d.high), PARAMETER_DIGITS) for d in space.dimensions}
-
-
-def _name(single: Observed) -> str:
-    return members_of(single.candidate.expression)[0]

@@ -7,7 +7,7 @@ from math import exp, log
 from typing import Literal
 
 from glue.specs.expression import ByLayer, Input, Member, Merge
-from glue.specs.search import Method
+from glue.specs.search import TASK_VECTOR_METHODS, Method
 from glue.specs.zoo import BASE
 
 Point = Mapping[str, float]
@@ -23,7 +23,6 @@ DENSITY_RANGE = (0.01, 1.0)
 # Of these a common factor of all weights changes the model; the others normalise it away.
 SCALED_METHODS = ("task_arithmetic", "dare_linear")
 DENSITY_METHODS = ("ties", "dare_linear", "dare_ties")
-BASED_METHODS = ("task_arithmetic", "ties", "dare_linear", "dare_ties")
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class SearchSpace:
             Input(model=Member(name=name), parameters=self._parameters(index, weights, densities))
             for index, name in enumerate(self.members)
         )
-        based = self.method in BASED_METHODS
+        based = self.method in TASK_VECTOR_METHODS
         return Merge(method=self.method, inputs=inputs, base=Member(name=BASE) if based else None)
 
     @property

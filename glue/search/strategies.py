@@ -1,8 +1,9 @@
 """From a job's search spec to the strategy that it names."""
 
 from functools import partial
+from typing import Literal
 
-from glue.search.greedy import greedy_soup, heuristic_average, heuristic_coefficient, heuristic_similarity
+from glue.search.greedy import Greedy, greedy_soup, heuristic_average, heuristic_coefficient, heuristic_similarity
 from glue.search.history import Strategy
 from glue.search.sampled import Facts, Sampled, grid, in_turn, uniform_soup
 from glue.specs.search import (
@@ -36,36 +37,32 @@ def strategy_of(spec: SearchSpec, facts: Facts) -> Strategy:
         case Evolutionary():
             return in_turn(_evolutionary(spec, facts))
         case RandomSearch():
-            return in_turn(_random(spec, facts))
+            return in_turn(_sampled(spec, facts, "random", spec.generation))
 
 
 def _evolutionary(spec: Evolutionary, facts: Facts) -> list[Sampled]:
     heuristic = heuristic_coefficient(spec.coefficients) if spec.start == "heuristic" else None
+    return _sampled(spec, facts, "cma_es", spec.population, heuristic)
+
+
+def _sampled(
+    spec: Evolutionary | RandomSearch,
+    facts: Facts,
+    kind: Literal["cma_es", "random"],
+    population: int | None,
+    heuristic: Greedy | None = None,
+) -> list[Sampled]:
+    """One search for each method, all with the same settings."""
     return [
         Sampled(
             method=method,
-            kind="cma_es",
+            kind=kind,
             parametrisation=spec.parametrisation,
             groups=spec.layer_groups,
             budget=spec.budget,
-            population=spec.population,
+            population=population,
             facts=facts,
             heuristic=heuristic,
-        )
-        for method in spec.methods
-    ]
-
-
-def _random(spec: RandomSearch, facts: Facts) -> list[Sampled]:
-    return [
-        Sampled(
-            method=method,
-            kind="random",
-            parametrisation=spec.parametrisation,
-            groups=spec.layer_groups,
-            budget=spec.budget,
-            population=spec.generation,
-            facts=facts,
         )
         for method in spec.methods
     ]

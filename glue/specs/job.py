@@ -120,6 +120,10 @@ class JobSpec(Spec):
     suite_commits: dict[str, str] = {}
     publish: PublishSpec | None = None
 
+    def suite(self, name: str) -> SuiteSpec:
+        """The suite of that name, `proxy` or `report`."""
+        return {"proxy": self.proxy, "report": self.report}[name]
+
     def paths(self) -> dict[str, str]:
         """Entry name to folder."""
         return {model.name: model.path for model in self.models}

@@ -78,8 +78,7 @@ def report_of(spec: JobSpec, mixed: bool) -> dict[str, Any]:
     )
     return build_report(
         Evidence(
-            zoo=spec.zoo,
-            seed=7,
+            job=spec,
             resolved=ResolveResult.parse({"models": inspected, "groups": [["ant", "bee"]]}),
             similarity=SimilarityResult.parse(
                 {"matrices": [{"members": ["ant", "bee"], "values": [[1, 0.9], [0.9, 1]]}], "families": [family]}
@@ -95,7 +94,6 @@ def report_of(spec: JobSpec, mixed: bool) -> dict[str, Any]:
                 "mixture": score(0.8),
             },
             versions={"torch": "2"},
-            job=spec,
         )
     )
 
