@@ -57,7 +57,7 @@ class _Stages:
         self._tasks: dict[str, TaskID] = {}
 
     def show(self, job: dict[str, Any]) -> None:
-        for name in stage_names():
+        for name in stage_names(job["kind"], publishes=job["spec"].get("publish") is not None):
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=1, start=False, note="")
             runs = [stage for stage in job["stages"] if stage["name"] == name]

@@ -14,6 +14,7 @@ from glue.specs.expression import Candidate, expression_digest, parse_expression
 from glue.specs.job import JobSpec
 from glue.specs.plan import FinishedUnit, UnitOutcome, UnitPlan, UnitRequest
 from glue.specs.results import Rejected, ScoredCandidate, SearchResult, Trial
+from glue.specs.search import SampledSearch
 
 SCORE, MEASURE = "score.candidate", "similarity.measure"
 
@@ -34,7 +35,15 @@ def advance(request: UnitRequest, spec: JobSpec) -> UnitOutcome:
         return UnitOutcome(_result(request.family, step, trials, singles).as_json(), finished=True)
     proposed = [[candidate.as_json() for candidate in generation] for generation in step.proposed]
     units = [_measure(step.measure)] if step.measure else _score_units(step.candidates, outcomes)
-    return UnitOutcome({"proposed": proposed}, units=tuple(units))
+    return UnitOutcome({"proposed": proposed} | _notes(request, spec), units=tuple(units))
+
+
+def _notes(request: UnitRequest, spec: JobSpec) -> dict[str, Any]:
+    """What makes the search impossible to repeat, said once, when it begins."""
+    timed = isinstance(spec.search, SampledSearch) and spec.search.budget.hours is not None
+    if request.advances or not timed:
+        return {}
+    return {"notes": {"degraded": f"the search of {request.family} has a budget in hours, which the machine decides"}}
 
 
 def _strategy(spec: JobSpec, outcomes: Outcomes, members: Sequence[str]) -> Strategy:

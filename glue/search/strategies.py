@@ -14,6 +14,7 @@ from glue.specs.search import (
     HeuristicCoefficient,
     HeuristicSimilarity,
     RandomSearch,
+    SampledSearch,
     SearchSpec,
     UniformSoup,
 )
@@ -46,7 +47,7 @@ def _evolutionary(spec: Evolutionary, facts: Facts) -> list[Sampled]:
 
 
 def _sampled(
-    spec: Evolutionary | RandomSearch,
+    spec: SampledSearch,
     facts: Facts,
     kind: Literal["cma_es", "random"],
     population: int | None,

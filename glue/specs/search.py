@@ -68,7 +68,7 @@ class GreedySoup(Spec):
     method: Literal["linear"] = "linear"
 
 
-class _Sampled(Spec):
+class SampledSearch(Spec):
     """What strategies over a parameter space share.
 
     `methods` share the budget, the best on the proxy wins. `layer_groups` above 1 gives each group of layers its
@@ -82,7 +82,7 @@ class _Sampled(Spec):
     budget: Budget = Budget()
 
 
-class Evolutionary(_Sampled):
+class Evolutionary(SampledSearch):
     """CMA-ES over merge parameters (paper, section on evolutionary strategies; Optuna's sampler).
 
     `population` defaults to 4 + floor(3 ln n) for n parameters. `start` is where the first generation is centred:
@@ -95,7 +95,7 @@ class Evolutionary(_Sampled):
     coefficients: tuple[Coefficient, ...] = Field(default=COEFFICIENTS, min_length=1, max_length=99)
 
 
-class RandomSearch(_Sampled):
+class RandomSearch(SampledSearch):
     """Independent uniform draws, for comparison; `generation` of them are scored side by side."""
 
     strategy: Literal["random"]

@@ -5,14 +5,17 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.exc import UnboundExecutionError
+from sqlalchemy.orm import Session
 
 from glue.records.jobs import list_units
+from glue.records.leases import Claim
 from glue.records.tables import Score
 from glue.specs.expression import linear
-from glue.specs.plan import StageOutcome, UnitRequest
+from glue.specs.plan import StageOutcome, UnitOutcome, UnitRequest
 from tests.support.fake_pipeline import MEMBER
 from tests.support.service import Jobs, Processes, job_spec
-from workers.score_cache import score_key
+from workers.score_cache import keep_score, score_key
 
 EXPRESSION = linear({MEMBER: 0.5, "b": 0.5}).as_json()
 SPEC = job_spec().as_json()
@@ -78,6 +81,17 @@ def test_the_device_changes_the_key_and_where_tasks_lie_does_not() -> None:
 def test_other_units_have_no_key() -> None:
     assert score_key(scoring(kind="merge.build"), "cpu") is None
     assert score_key(replace(scoring(), outcomes=()), "cpu") is None
+
+
+def test_a_score_that_was_made_otherwise_than_the_suite_says_is_not_kept() -> None:
+    """Another job would take it for the suite's own, and not be told."""
+    claim = Claim(scoring(), "ann", 1)
+    plain = UnitOutcome({"score": {"mean": 0.5}})
+    degraded = UnitOutcome(plain.result | {"notes": {"degraded": "batch halved to 16"}})
+    with Session() as without_database:
+        keep_score(without_database, claim, degraded, "cpu")
+        with pytest.raises(UnboundExecutionError):
+            keep_score(without_database, claim, plain, "cpu")
 
 
 def test_a_second_job_takes_the_scores_of_the_first(alone: Processes, jobs: Jobs) -> None:

@@ -1,6 +1,7 @@
 """The whole recipe in one process, on a tiny zoo of random models: what every stage must leave behind."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from transformers import AutoModelForCausalLM
 from glue.checkpoints.manifest import read_manifest, verify_manifest
 from glue.checkpoints.reader import Checkpoint
 from glue.mixture.load import load_model
+from glue.pipeline.context import Context
+from glue.pipeline.registry import run as run_unit
 from glue.specs.errors import EvaluationError, IncompatibleModelsError, InvalidInputError
 from glue.specs.expression import Member, Merge, parse_expression
+from glue.specs.plan import ADVANCE, UnitRequest
 from tests.support.in_process import InProcess
 from tests.support.models import tiny_llama
 from tests.support.tiny_zoo import build_tiny_zoo, job_spec
@@ -234,3 +238,17 @@ def test_every_strategy_runs_to_a_model_that_is_built_as_it_was_scored(
     merged = run.outcome("merge", "family-1")
     assert merged["expression"] == result["winner"]["expression"]
     assert report(run)["families"][0]["trials"]
+
+
+@pytest.mark.parametrize(("budget", "said"), [({"hours": 1.0}, True), ({"trials": 5}, False)])
+def test_a_budget_of_hours_says_that_the_job_cannot_be_repeated(
+    budget: dict[str, Any], said: bool, finished: InProcess, zoo: Path
+) -> None:
+    spec = job_spec(zoo, search={"strategy": "evolutionary", "budget": budget}).as_json()
+    before = tuple(o for o in finished.outcomes if o.name in ("resolve", "similarity", "baselines"))
+    first = UnitRequest("u", "j", "search", "family-1", ADVANCE, 0, -1, 1, "d", spec, {}, before)
+    context = Context(finished.home, finished.home, "cpu", lambda fraction, message: None)
+    outcome = run_unit(first, context)
+    assert ("hours" in outcome.result.get("notes", {}).get("degraded", "")) == said
+    later = replace(first, advances=({"proposed": []},))
+    assert "notes" not in run_unit(later, context).result

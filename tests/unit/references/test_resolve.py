@@ -76,6 +76,15 @@ def test_links_are_resolved_in_the_stored_spec(tmp_path: Path) -> None:
     assert spec.proxy.include_path == str(tmp_path / "tasks")
 
 
+@pytest.mark.parametrize("strategy", ["evolutionary", "random"])
+def test_methods_on_task_vectors_need_a_base(strategy: str, tmp_path: Path) -> None:
+    write_model(tmp_path / "a")
+    request = job(tmp_path, search={"strategy": strategy, "methods": ["linear", "ties"]})
+    assert problems_of(lambda: resolve_job(request, zoo(tmp_path, "a"), [tmp_path], 0)) == {
+        "/search/methods": ["no_base"]
+    }
+
+
 def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     write_model(tmp_path / "good")
     write_model(tmp_path / "other", tokenizer=TOKENIZER | {"model": {"vocab": {"z": 0}}})
