@@ -245,6 +245,8 @@ def _message(row: tables.Job, stages: Sequence[schemas.Stage]) -> str | None:
     match row.status:
         case "queued":
             return "waiting for a worker"
+        case "paused":
+            return "paused; units that run still finish"
         case "cancelling":
             return "waiting for running units to stop"
         case "failed":

@@ -17,7 +17,7 @@ from workers.logs import brief
 logger = logging.getLogger(__name__)
 
 _STATES = ("ready", "leased")
-_STATUSES = ("queued", "running", "cancelling")
+_STATUSES = ("queued", "running", "paused", "cancelling")
 
 
 class QueueCollector(Collector):

@@ -53,9 +53,9 @@ def create_job(
     with store.transaction() as session:
         if reply := once.earlier(session):
             return reply
-        subject = _subject(session, owner, request)
+        subject = subject_of(session, owner, request)
     # Outside any transaction: it reads every model's headers.
-    spec = _resolved(request, subject, settings, hub)
+    spec = resolved(request, subject, settings, hub)
     with store.transaction() as session:
         # A twin of this request may have been faster.
         if reply := once.earlier(session):
@@ -101,6 +101,20 @@ def get_job(job_id: str, owner: Owner, store: Store) -> schemas.Job:
         return _view(session, owner, jobs.get_job(session, owner, known_id("job", job_id)))
 
 
+@router.post("/{job_id}/pause", status_code=202)
+def pause_job(job_id: str, owner: Owner, store: Store) -> schemas.Job:
+    """Start no more units of a job. Those that run finish and are kept; repeating it changes nothing."""
+    with store.transaction() as session:
+        return _view(session, owner, jobs.request_pause(session, owner, known_id("job", job_id)))
+
+
+@router.post("/{job_id}/resume", status_code=202)
+def resume_job(job_id: str, owner: Owner, store: Store) -> schemas.Job:
+    """Let a paused job go on where it stopped; repeating it changes nothing."""
+    with store.transaction() as session:
+        return _view(session, owner, jobs.request_resume(session, owner, known_id("job", job_id)))
+
+
 @router.post("/{job_id}/cancel", status_code=202)
 def cancel_job(job_id: str, owner: Owner, store: Store) -> schemas.Job:
     """End a job. Units that run are stopped within seconds; repeating it changes nothing."""
@@ -142,16 +156,25 @@ def get_unit(job_id: str, unit_id: str, owner: Owner, store: Store) -> schemas.U
         return views.unit_detail(found, JobSpec.parse(row.spec))
 
 
-def _subject(session: Session, owner: str, request: AnyJobRequest) -> tables.Zoo | tables.Artifact:
-    """What a job is about: a stored zoo, or an artifact to publish."""
+def subject_of(session: Session, owner: str, request: AnyJobRequest) -> tables.Zoo | tables.Artifact:
+    """What a job is about: a stored zoo, or an artifact to publish.
+
+    Raises:
+        InvalidInputError: the owner has nothing of that name.
+    """
     if isinstance(request, PublishRequest):
         return _artifact(session, owner, request.artifact)
     return _zoo(session, owner, request.zoo)
 
 
-def _resolved(
+def resolved(
     request: AnyJobRequest, subject: tables.Zoo | tables.Artifact, settings: Settings, hub: HubAccess
 ) -> AnyJobSpec:
+    """The spec to store.
+
+    Raises:
+        GlueError: as `resolve_job` and its like.
+    """
     if isinstance(request, PublishRequest):
         assert isinstance(subject, tables.Artifact)
         return resolve_publish(request, subject.id, subject.digest, subject.location, hub)

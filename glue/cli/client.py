@@ -10,6 +10,8 @@ from typing import Any, Self
 import httpx
 
 TIMEOUT_SECONDS = 30.0
+# The headers of a large zoo on the Hub take a while the first time.
+PREFLIGHT_SECONDS = 300.0
 DEFAULT_HOME = Path("~/.glue")
 
 
@@ -72,6 +74,10 @@ class Client:
         """Submit a job; the same key submits it once, however often it is sent."""
         return self._json("POST", "/v1/jobs", json=spec, headers={"Idempotency-Key": idempotency_key})
 
+    def preflight(self, body: dict[str, Any]) -> dict[str, Any]:
+        """What a job or a zoo would meet; nothing is stored."""
+        return self._json("POST", "/v1/preflight", json=body, timeout=PREFLIGHT_SECONDS)
+
     def jobs(self, limit: int) -> list[dict[str, Any]]:
         """The newest jobs."""
         found: list[dict[str, Any]] = self._json("GET", "/v1/jobs", params={"limit": limit})["data"]
@@ -80,6 +86,14 @@ class Client:
     def job(self, job_id: str) -> dict[str, Any]:
         """One job."""
         return self._json("GET", f"/v1/jobs/{job_id}")
+
+    def pause(self, job_id: str) -> dict[str, Any]:
+        """Ask that no more units of the job start."""
+        return self._json("POST", f"/v1/jobs/{job_id}/pause")
+
+    def resume(self, job_id: str) -> dict[str, Any]:
+        """Ask that a paused job go on."""
+        return self._json("POST", f"/v1/jobs/{job_id}/resume")
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Ask for the job's end."""

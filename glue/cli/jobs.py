@@ -1,4 +1,4 @@
-"""`glue zoo add`, `submit`, `jobs`, `status`, `follow`, `cancel`, `report`, `pull`."""
+"""`glue zoo add`, `submit`, `jobs`, `status`, `follow`, `pause`, `resume`, `cancel`, `report`, `pull`."""
 
 import json
 from collections.abc import Iterator
@@ -77,11 +77,22 @@ def follow(job: JobId) -> None:
         _follow(client, _id(client, job))
 
 
+def pause(job: JobId) -> None:
+    """Start no more units of a job; those that run finish and are kept."""
+    with _told() as client:
+        _print_status(client.pause(_id(client, job)))
+
+
+def resume(job: JobId) -> None:
+    """Let a paused job go on."""
+    with _told() as client:
+        _print_status(client.resume(_id(client, job)))
+
+
 def cancel(job: JobId) -> None:
     """Cancel a job."""
     with _told() as client:
-        found = client.cancel(_id(client, job))
-        console.print(f"{found['id']} is {found['status']}", highlight=False)
+        _print_status(client.cancel(_id(client, job)))
 
 
 def report(job: JobId, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
@@ -138,6 +149,10 @@ def _id(client: Client, job: str) -> str:
     if not newest:
         raise ServiceError("There are no jobs yet.", "Submit one with `glue submit JOB.yml`.")
     return str(newest[0]["id"])
+
+
+def _print_status(job: dict[str, Any]) -> None:
+    console.print(f"{job['id']} is {job['status']}", highlight=False)
 
 
 def _print_outcome(job: dict[str, Any]) -> None:

@@ -29,5 +29,16 @@ app.add_typer(jobs.zoo_app, name="zoo")
 app.add_typer(hub.hub_token_app, name="hub-token")
 for name, action in (("set", hub.set_token), ("show", hub.show_token), ("forget", hub.forget_token)):
     hub.hub_token_app.command(name)(telling(action))
-for command in (jobs.submit, jobs.jobs, jobs.status, jobs.follow, jobs.cancel, jobs.report, jobs.pull):
+_JOB_COMMANDS = (
+    jobs.submit,
+    jobs.jobs,
+    jobs.status,
+    jobs.follow,
+    jobs.pause,
+    jobs.resume,
+    jobs.cancel,
+    jobs.report,
+    jobs.pull,
+)
+for command in _JOB_COMMANDS:
     app.command()(command)

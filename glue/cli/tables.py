@@ -8,6 +8,7 @@ from rich.text import Text
 STATUS_STYLES = {
     "queued": "dim",
     "running": "cyan",
+    "paused": "magenta",
     "cancelling": "yellow",
     "cancelled": "yellow",
     "succeeded": "green",

@@ -31,7 +31,7 @@ class NotFoundError(RefusedError):
 
 
 class JobFinishedError(RefusedError):
-    """The job has ended, so it cannot be cancelled any more."""
+    """The job has ended, or is being cancelled, so it cannot be changed any more."""
 
     code = "job_finished"
 

@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from glue.records.database import CLOCK
 from glue.records.sealing import Vault
-from glue.records.tables import ACTIVE, HubToken, Job
+from glue.records.tables import LIVE, HubToken, Job
 
 
 def put_token(session: Session, vault: Vault, owner: str, token: str, account: str, role: str) -> HubToken:
@@ -44,5 +44,5 @@ def forget_token(session: Session, owner: str) -> None:
 
 def folders_in_use(session: Session) -> frozenset[str]:
     """The folders of models that jobs which have not ended were submitted with."""
-    specs = session.scalars(select(Job.spec["models"]).where(Job.status.in_((*ACTIVE, "cancelling"))))
+    specs = session.scalars(select(Job.spec["models"]).where(Job.status.in_((*LIVE, "cancelling"))))
     return frozenset(str(model["path"]) for models in specs for model in models or ())

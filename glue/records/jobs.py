@@ -1,4 +1,4 @@
-"""Jobs as their owner sees them: created, read, listed, cancelled. How a job runs is not known here."""
+"""Jobs as their owner sees them: created, read, listed, paused, cancelled. How a job runs is not known here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ from glue.records.errors import JobFinishedError, NotFoundError
 from glue.records.events import record_event
 from glue.records.ids import new_id
 from glue.records.locks import lock_whole
-from glue.records.tables import TERMINAL, UNFINISHED, Job, Stage, Unit
+from glue.records.outbox import wake
+from glue.records.tables import ACTIVE, TERMINAL, UNFINISHED, Job, Stage, Unit
 from glue.specs.digests import digest_of
 from glue.specs.kinds import AnyJobSpec
 from glue.specs.plan import ADVANCE_POSITION, StagePlan
@@ -120,6 +121,40 @@ def list_jobs(
     return list(session.scalars(statement.order_by(Job.id.desc()).limit(limit)))
 
 
+def request_pause(session: Session, owner: str, job_id: str) -> Job:
+    """Let nothing more of the job be claimed. Units that run go on to their ends and are recorded.
+
+    Repeating it changes nothing. A job whose last unit was running ends all the same.
+
+    Raises:
+        NotFoundError: the owner has no such job.
+        JobFinishedError: the job has ended or is being cancelled.
+    """
+    job = _unfinished(session, owner, job_id)
+    if job.status in ACTIVE:
+        job.status = "paused"
+        record_event(session, job.id, "job.paused")
+    session.flush()
+    return job
+
+
+def request_resume(session: Session, owner: str, job_id: str) -> Job:
+    """Let a paused job go on where it stopped. Of a job that is not paused it changes nothing.
+
+    Raises:
+        NotFoundError: the owner has no such job.
+        JobFinishedError: the job has ended or is being cancelled.
+    """
+    job = _unfinished(session, owner, job_id)
+    if job.status == "paused":
+        job.status = "running" if job.started_at else "queued"
+        record_event(session, job.id, "job.resumed")
+        ready = select(Unit.worker_class).where(Unit.job_id == job.id, Unit.state == "ready").distinct()
+        wake(session, session.scalars(ready))
+    session.flush()
+    return job
+
+
 def request_cancel(session: Session, owner: str, job_id: str) -> Job:
     """Cancel what nobody runs, at once; the job is `cancelled` when nothing was leased, else `cancelling`.
 
@@ -187,6 +222,17 @@ def progress_of(session: Session, job_id: str) -> list[StageProgress]:
         .order_by(Stage.position, Stage.family)
     )
     return [StageProgress(*row) for row in session.execute(statement)]
+
+
+def _unfinished(session: Session, owner: str, job_id: str) -> Job:
+    """The owner's job, locked as a whole, if it can still be changed."""
+    get_job(session, owner, job_id)
+    job = lock_whole(session, [job_id])[job_id]
+    if job.status in TERMINAL:
+        raise JobFinishedError(f"job {job_id} has ended already: it is {job.status}")
+    if job.status == "cancelling":
+        raise JobFinishedError(f"job {job_id} is being cancelled")
+    return job
 
 
 def _unit_views() -> Select[Any]:

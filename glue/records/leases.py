@@ -28,6 +28,7 @@ from glue.records.outbox import wake
 from glue.records.tables import (
     ACTIVE,
     KNOWN_SPEC_VERSIONS,
+    LIVE,
     Artifact,
     Attempt,
     Job,
@@ -80,7 +81,8 @@ class Claim:
 class Heartbeat:
     """What a worker learns: `alive` false means the lease is gone; `cancel` and `drain` ask it to stop soon.
 
-    A lease is not renewed once its job no longer runs: a worker that does not stop loses it.
+    A lease is not renewed once its job is being cancelled or has ended: a worker that does not stop loses it. That
+    of a paused job is: its unit runs to its end.
     """
 
     alive: bool
@@ -113,7 +115,8 @@ def claim(session: Session, worker: WorkerIdentity, lease: timedelta) -> Claim |
         attempt = session.begin_nested()
         started = best.stage_state == "pending" and _start_stage(session, best.stage_id)
         unit = _take(session, worker, best.stage_id)
-        if unit is not None:
+        # A pause that came between the look and the lock is seen now; the next one waits for the lock.
+        if unit is not None and _is_active(session, unit.job_id):
             return _lease(session, unit, worker, lease, started)
         attempt.rollback()
         tried.append(best.stage_id)
@@ -129,7 +132,7 @@ def heartbeat(
     progress: dict[str, Any] | None = None,
 ) -> Heartbeat:
     """Renew the lease, store the progress if there is any, and bring back what the worker has to know."""
-    runs = select(Job.status.in_(ACTIVE)).where(Job.id == Unit.job_id).scalar_subquery()
+    runs = select(Job.status.in_(LIVE)).where(Job.id == Unit.job_id).scalar_subquery()
     values: dict[str, Any] = {"lease_expires_at": case((runs, CLOCK + lease), else_=Unit.lease_expires_at)}
     if progress is not None:
         values["progress"] = storable(progress)
@@ -145,14 +148,14 @@ def complete(session: Session, unit_id: str, token: int, outcome: UnitOutcome, u
     """Record what a unit's run gave, and what follows from it, all or nothing.
 
     `unlock` gets the job's spec and its finished stages and returns the stages that can start; it is called
-    only when a stage ends. If the job no longer runs, the outcome is dropped and the unit is cancelled.
+    only when a stage ends. If the job was cancelled or has failed, the outcome is dropped and the unit is cancelled.
 
     Raises:
         LeaseLost: the lease is not held; nothing was written.
     """
     is_advance = session.scalar(select(Unit.kind).where(Unit.id == unit_id)) == ADVANCE
     held = hold(session, unit_id, token, whole=is_advance)
-    if held.job.status != "running":
+    if held.job.status not in LIVE:
         return _abandon(session, held, "cancelled")
     unit, stage, job = held.unit, held.stage, held.job
     _end_attempt(session, held, "succeeded", "succeeded")
@@ -184,7 +187,7 @@ def fail(
         LeaseLost: the lease is not held; nothing was written.
     """
     held = hold(session, unit_id, token, whole=True)
-    if held.job.status != "running":
+    if held.job.status not in LIVE:
         return _abandon(session, held, "cancelled")
     error = storable(error)
     failures = held.unit.attempts - held.unit.crashes
@@ -200,7 +203,7 @@ def release(session: Session, unit_id: str, token: int, *, delay: timedelta = ti
         LeaseLost: the lease is not held; nothing was written.
     """
     held = hold(session, unit_id, token, whole=False)
-    if held.job.status != "running":
+    if held.job.status not in LIVE:
         return _abandon(session, held, "cancelled")
     held.unit.attempts -= 1
     return _requeue(session, held, "released", None, delay)
@@ -248,6 +251,10 @@ def _take(session: Session, worker: WorkerIdentity, stage_id: str) -> Unit | Non
     statement = _claimable(worker, ()).with_only_columns(Unit).where(Unit.stage_id == stage_id).limit(1)
     locked = statement.with_for_update(of=Unit, key_share=True, skip_locked=True)
     return session.scalar(locked, execution_options=FRESH)
+
+
+def _is_active(session: Session, job_id: str) -> bool:
+    return session.scalar(select(Job.status).where(Job.id == job_id)) in ACTIVE
 
 
 def _lease(session: Session, unit: Unit, worker: WorkerIdentity, lease: timedelta, started: bool) -> Claim:
@@ -310,7 +317,7 @@ def _idle_cancels() -> Select[Any]:
 def _take_back(session: Session, unit: Unit, job: Job, backoff: Backoff) -> None:
     assert unit.lease_token is not None
     held = Held(unit.lease_token, unit, read_stage(session, unit), job)
-    if job.status != "running":
+    if job.status not in LIVE:
         return _abandon(session, held, "lost")
     unit.crashes += 1
     if unit.crashes >= unit.max_crashes:

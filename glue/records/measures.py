@@ -8,7 +8,7 @@ from sqlalchemy import extract, func, select
 from sqlalchemy.orm import Session
 
 from glue.records.database import CLOCK
-from glue.records.tables import ACTIVE, UNFINISHED, Job, Unit, Worker
+from glue.records.tables import ACTIVE, LIVE, UNFINISHED, Job, Unit, Worker
 
 # A worker that was silent for so long counts no more.
 PRESENT = timedelta(minutes=2)
@@ -52,7 +52,7 @@ def _queue(session: Session) -> list[QueueMeasure]:
 
 
 def _jobs(session: Session) -> dict[str, int]:
-    active = Job.status.in_((*ACTIVE, "cancelling"))
+    active = Job.status.in_((*LIVE, "cancelling"))
     rows = session.execute(select(Job.status, func.count()).where(active).group_by(Job.status))
     return {str(name): int(count) for name, count in rows}
 

@@ -27,11 +27,13 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from glue.specs.job import SPEC_VERSION
 
-JOB_STATUSES = ("queued", "running", "cancelling", "succeeded", "failed", "cancelled")
+JOB_STATUSES = ("queued", "running", "paused", "cancelling", "succeeded", "failed", "cancelled")
 STAGE_STATES = ("pending", "running", "succeeded", "failed", "cancelled")
 UNIT_STATES = ("ready", "leased", "succeeded", "failed", "cancelled")
 TERMINAL = ("succeeded", "failed", "cancelled")
+# Of these jobs units are claimed; of those that live, what a worker brings is recorded.
 ACTIVE = ("queued", "running")
+LIVE = (*ACTIVE, "paused")
 UNFINISHED = ("ready", "leased")
 # Jobs of a later release are left to workers of that release.
 KNOWN_SPEC_VERSIONS = (SPEC_VERSION,)

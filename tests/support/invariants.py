@@ -26,7 +26,7 @@ CREATE TRIGGER watch_unit BEFORE UPDATE ON unit FOR EACH ROW EXECUTE FUNCTION wa
 
 RULES = {
     "I1 a job that has not ended has a unit that moves it on": """
-        SELECT id FROM job WHERE status IN ('queued', 'running') AND NOT EXISTS
+        SELECT id FROM job WHERE status IN ('queued', 'running', 'paused') AND NOT EXISTS
             (SELECT FROM unit WHERE job_id = job.id AND state IN ('ready', 'leased'))""",
     "I1 a job that is being cancelled waits for a lease": """
         SELECT id FROM job WHERE status = 'cancelling' AND NOT EXISTS

@@ -187,9 +187,14 @@ async function jobPage(id) {
     // Many events arrive together, and are shown together.
     planned ??= setTimeout(() => { planned = null; told(refresh); }, 250);
   };
+  const change = (verb) => told(async () => {
+    await askJson(`/v1/jobs/${id}/${verb}`, { method: "POST" });
+    await refresh();
+  });
+  for (const verb of ["pause", "resume"]) byId(verb).addEventListener("click", () => change(verb));
   byId("cancel").addEventListener("click", () => {
     if (confirm("Cancel this job? What it has finished is kept, but it does not go on.")) {
-      told(async () => { await askJson(`/v1/jobs/${id}/cancel`, { method: "POST" }); await refresh(); });
+      change("cancel");
     }
   });
 
@@ -213,7 +218,9 @@ function showJob(job) {
   byId("job-name").textContent = job.name || job.spec.zoo.name;
   byId("job-status").replaceChildren(chip(job.status));
   byId("job-message").textContent = ENDED.includes(job.status) ? "" : job.status_message || "";
-  byId("cancel").hidden = !["queued", "running"].includes(job.status);
+  byId("pause").hidden = !["queued", "running"].includes(job.status);
+  byId("resume").hidden = job.status !== "paused";
+  byId("cancel").hidden = !["queued", "running", "paused"].includes(job.status);
   const labels = Object.entries(job.labels).map(([key, value]) => `${key}: ${value}`);
   const ran = job.durations.running_seconds;
   byId("job-facts").textContent = [

@@ -224,6 +224,26 @@ class TestCancel:
         assert answer.json()["status_message"] == "waiting for running units to stop"
 
 
+class TestPause:
+    def test_a_job_is_paused_and_goes_on(self, client: TestClient, submitted: dict[str, Any]) -> None:
+        path = f"/v1/jobs/{submitted['id']}"
+        for _ in range(2):
+            answer = client.post(f"{path}/pause")
+            assert (answer.status_code, answer.json()["status"]) == (202, "paused")
+        assert answer.json()["status_message"] == "paused; units that run still finish"
+        assert [job["id"] for job in client.get("/v1/jobs?status=paused").json()["data"]] == [submitted["id"]]
+        for _ in range(2):
+            answer = client.post(f"{path}/resume")
+            assert (answer.status_code, answer.json()["status"]) == (202, "queued")
+
+    def test_a_job_that_has_ended_stays_so(self, client: TestClient, submitted: dict[str, Any]) -> None:
+        path = f"/v1/jobs/{submitted['id']}"
+        client.post(f"{path}/cancel")
+        for verb in ("pause", "resume"):
+            answer = client.post(f"{path}/{verb}")
+            assert (answer.status_code, answer.json()["code"]) == (409, "job_finished")
+
+
 class TestProgress:
     def test_units_and_stages_move(self, client: TestClient, submitted: dict[str, Any], database: Database) -> None:
         step(database, UnitOutcome({"name": "a", "long": list(range(1000))}))

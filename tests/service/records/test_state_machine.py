@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from glue.records import locks
 from glue.records.database import Database
 from glue.records.errors import JobFinishedError, LeaseLost
-from glue.records.jobs import get_job, request_cancel
+from glue.records.jobs import get_job, request_cancel, request_pause, request_resume
 from glue.records.leases import Backoff, Claim, claim, complete, fail, heartbeat, reap, release
 from glue.records.scores import store_score
 from glue.records.tables import Unit
@@ -132,13 +132,23 @@ class Records(RuleBasedStateMachine):
                 except JobFinishedError:
                     assert get_job(session, OWNER, self.jobs[number]).status in ENDED
 
+    @rule(number=st.integers(0, 1), change=st.sampled_from([request_pause, request_resume, request_resume]))
+    def pause_or_resume(self, number: int, change: Callable[[Session, str, str], Any]) -> None:
+        with self.database.transaction() as session:
+            try:
+                change(session, OWNER, self.jobs[number])
+            except JobFinishedError:
+                assert get_job(session, OWNER, self.jobs[number]).status in {*ENDED, "cancelling"}
+
     @invariant()
     def nothing_is_broken(self) -> None:
         with self.database.transaction() as session:
             assert violations(session) == {}
 
     def teardown(self) -> None:
-        """However it stands now, workers and reaper bring every job to its end."""
+        """However it stands now, workers and reaper bring every job to its end, once nothing is paused."""
+        for number in range(len(self.jobs)):
+            self.pause_or_resume(number, request_resume)
         with self.database.transaction() as session:
             session.execute(text("UPDATE unit SET lease_expires_at = now() - interval '1 s' WHERE state = 'leased'"))
         self.reap()
