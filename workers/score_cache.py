@@ -57,6 +57,7 @@ def score_key(unit: UnitRequest, device: str) -> str | None:
         {
             "expression": expression_digest(parse_expression(unit.payload["expression"]), contents),
             "suite": {**suite, "include_path": spec.suite_commits.get(suite_name)},
+            **({"share": unit.payload["share"]} if "share" in unit.payload else {}),
             "device": device,
             "libraries": _versions(),
         }

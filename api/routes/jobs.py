@@ -15,6 +15,7 @@ from api.idempotency import Once, parse_key
 from api.problems import RefusalError
 from api.request_ids import current_request_id
 from api.settings import Settings
+from api.warm_start import earlier_trials, pinned
 from glue.plans.model_glue import stages_at_submission
 from glue.records import jobs, tables
 from glue.records.artifacts import get_artifact, list_artifacts
@@ -54,8 +55,9 @@ def create_job(
         if reply := once.earlier(session):
             return reply
         subject = subject_of(session, owner, request)
+        earlier = earlier_trials(session, owner, request)
     # Outside any transaction: it reads every model's headers.
-    spec = resolved(request, subject, settings, hub)
+    spec = pinned(resolved(request, subject, settings, hub), earlier)
     with store.transaction() as session:
         # A twin of this request may have been faster.
         if reply := once.earlier(session):

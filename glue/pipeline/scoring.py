@@ -32,7 +32,7 @@ def score_candidate(request: UnitRequest, spec: JobSpec, context: Context) -> Un
     merge_into(candidate.expression, checkpoints(spec, context), model)
     merged = monotonic()
     context.progress(0.1, f"scoring {candidate.name}")
-    score, notes = _score(model, payload["suite"], spec, context)
+    score, notes = _score(model, payload["suite"], spec, context, payload.get("share"))
     scored = ScoredCandidate(name=candidate.name, expression=candidate.expression, score=score)
     seconds = {"merge_seconds": merged - started, "score_seconds": monotonic() - merged}
     return UnitOutcome(scored.as_json() | seconds | notes)
@@ -78,10 +78,12 @@ def _check_unchanged(name: str, spec: JobSpec) -> None:
 
 
 def _score(
-    model: PreTrainedModel, name: str, spec: JobSpec, context: Context
+    model: PreTrainedModel, name: str, spec: JobSpec, context: Context, share: float | None = None
 ) -> tuple[SuiteScore, dict[str, dict[str, str]]]:
     """The score, and notes on what was done differently from what the suite says."""
-    suite = suites(spec, context)[name]
-    scorer = context.keep(f"scorer {name}", (suite.digest, context.device), lambda: Scorer(suite, context.device))
+    whole = suites(spec, context)[name]
+    suite = context.keep(f"part of {name}", (whole.digest, share), lambda: whole.part(share)) if share else whole
+    kind = f"scorer {name} {share}" if share else f"scorer {name}"
+    scorer = context.keep(kind, (suite.digest, context.device), lambda: Scorer(suite, context.device))
     score = scorer.score(model, zoo_tokenizer(spec, context))
     return score, {"notes": {"degraded": scorer.degraded}} if scorer.degraded else {}

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from glue.evaluation.statistics import DIGITS, halving_error
 from glue.pipeline.baselines import scored_candidate
 from glue.pipeline.outcomes import Outcomes
 from glue.plans.units import scoring_memory, unit
@@ -10,13 +11,15 @@ from glue.search.history import Measure, Observed, Strategy
 from glue.search.replay import Ended, Generation, Known, replay
 from glue.search.sampled import Facts
 from glue.search.strategies import strategy_of
+from glue.search.warm import usable
 from glue.specs.expression import Candidate, expression_digest, parse_expression
 from glue.specs.job import JobSpec
 from glue.specs.plan import FinishedUnit, UnitOutcome, UnitPlan, UnitRequest
-from glue.specs.results import Rejected, ScoredCandidate, SearchResult, Trial
-from glue.specs.search import SampledSearch
+from glue.specs.results import HalvingResult, Rejected, ScoredCandidate, SearchResult, Trial
+from glue.specs.search import Halving, SampledSearch
 
 SCORE, MEASURE = "score.candidate", "similarity.measure"
+SHARE = "share"
 
 
 def advance(request: UnitRequest, spec: JobSpec) -> UnitOutcome:
@@ -24,17 +27,23 @@ def advance(request: UnitRequest, spec: JobSpec) -> UnitOutcome:
     outcomes = Outcomes(request.outcomes)
     members = outcomes.similarity().family(request.family).members
     singles = [outcomes.baselines().of(name) for name in members]
-    trials = [trial for trial in request.units if trial.kind == SCORE]
+    trials = [trial for trial in request.units if trial.kind == SCORE and SHARE not in trial.payload]
+    parts = [trial for trial in request.units if trial.kind == SCORE and SHARE in trial.payload]
+    halving = spec.search.halving
     step = replay(
         _strategy(spec, outcomes, members),
         [_observed(scored) for scored in singles],
         _recorded(request.advances),
-        Known(_scored(singles, trials), _similarities(request.units)),
+        _known(singles, trials, parts, request.units),
+        halving.keep if halving else None,
     )
     if isinstance(step, Ended):
-        return UnitOutcome(_result(request.family, step, trials, singles).as_json(), finished=True)
+        result = _result(request.family, step, trials, singles)
+        saved = _halved(halving, step, parts) if halving else None
+        return UnitOutcome(result.model_copy(update={"halving": saved}).as_json(), finished=True)
     proposed = [[candidate.as_json() for candidate in generation] for generation in step.proposed]
-    units = [_measure(step.measure)] if step.measure else _score_units(step.candidates, outcomes)
+    share = halving.share if halving and step.on_a_part else None
+    units = [_measure(step.measure)] if step.measure else _score_units(step.candidates, outcomes, share)
     return UnitOutcome({"proposed": proposed} | _notes(request, spec), units=tuple(units))
 
 
@@ -47,7 +56,8 @@ def _notes(request: UnitRequest, spec: JobSpec) -> dict[str, Any]:
 
 
 def _strategy(spec: JobSpec, outcomes: Outcomes, members: Sequence[str]) -> Strategy:
-    return strategy_of(spec.search, Facts(outcomes.resolve().model(members[0]).layers, spec.seed))
+    earlier = usable(spec.warm_start.candidates, members) if spec.warm_start else ()
+    return strategy_of(spec.search, Facts(outcomes.resolve().model(members[0]).layers, spec.seed), earlier)
 
 
 def _recorded(advances: Sequence[dict[str, Any]]) -> list[Generation]:
@@ -55,9 +65,37 @@ def _recorded(advances: Sequence[dict[str, Any]]) -> list[Generation]:
     return [tuple(Candidate.parse(candidate) for candidate in generation) for generation in generations]
 
 
-def _scored(singles: Sequence[ScoredCandidate], trials: Sequence[FinishedUnit]) -> dict[str, Observed]:
-    known = {expression_digest(single.expression): _observed(single) for single in singles}
-    return known | {expression_digest(_candidate(trial).expression): _observed_trial(trial) for trial in trials}
+def _known(
+    singles: Sequence[ScoredCandidate],
+    trials: Sequence[FinishedUnit],
+    parts: Sequence[FinishedUnit],
+    units: Sequence[FinishedUnit],
+) -> Known:
+    before = {expression_digest(single.expression): _observed(single) for single in singles}
+    scored, screened = (
+        {expression_digest(_candidate(each).expression): _observed_trial(each) for each in some}
+        for some in (trials, parts)
+    )
+    return Known(before | scored, _similarities(units), screened, frozenset(before))
+
+
+def _halved(halving: Halving, end: Ended, parts: Sequence[FinishedUnit]) -> HalvingResult:
+    scores = {
+        expression_digest(_candidate(part).expression): scored_candidate(part.result).score
+        for part in parts
+        if part.result
+    }
+    risks = [
+        halving_error(scores[generation.kept[0]], [scores[digest] for digest in generation.dropped])
+        for generation in end.screened
+        if generation.dropped
+    ]
+    return HalvingResult(
+        share=halving.share,
+        screened=len(parts),
+        dropped=sum(len(generation.dropped) for generation in end.screened),
+        error=round(min(1.0, sum(risks)), DIGITS),
+    )
 
 
 def _similarities(units: Sequence[FinishedUnit]) -> dict[str, dict[str, float]]:
@@ -65,9 +103,10 @@ def _similarities(units: Sequence[FinishedUnit]) -> dict[str, dict[str, float]]:
     return {expression_digest(parse_expression(result["expression"])): result["values"] for result in measured}
 
 
-def _score_units(candidates: Sequence[Candidate], outcomes: Outcomes) -> list[UnitPlan]:
+def _score_units(candidates: Sequence[Candidate], outcomes: Outcomes, share: float | None) -> list[UnitPlan]:
     memory = scoring_memory(outcomes.resolve())
-    return [unit(SCORE, candidate.as_json() | {"suite": "proxy"}, memory) for candidate in candidates]
+    where = {"suite": "proxy"} | ({SHARE: share} if share else {})
+    return [unit(SCORE, candidate.as_json() | where, memory) for candidate in candidates]
 
 
 def _measure(measure: Measure) -> UnitPlan:
@@ -103,6 +142,7 @@ def _result(
             name=observed.candidate.name,
             mean=observed.mean,
             accepted=observed.candidate.name in accepted,
+            dropped=observed.dropped,
         )
         for number, generation in enumerate(end.generations)
         for position, observed in enumerate(generation)

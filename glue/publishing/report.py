@@ -172,6 +172,7 @@ def _family_json(evidence: Evidence, index: int) -> dict[str, Any]:
         "weights": weights_of(merge.expression),
         "rejected": [rejected.as_json() for rejected in search.rejected],
         "trials": [trial.as_json() for trial in search.trials],
+        "halving": search.halving.as_json() if search.halving else None,
     }
 
 

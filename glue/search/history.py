@@ -11,13 +11,15 @@ from glue.specs.expression import Candidate, Expression, members_of
 class Observed:
     """A candidate with its proxy score, from 0 to 1; none when its trial failed, which is not a score of zero.
 
-    `seconds` were spent on it, `items` were scored; both are 0 for a candidate that was known before.
+    `seconds` were spent on it, `items` were scored; both are 0 for a candidate that was known before. One that was
+    `dropped` was scored on a part of the items; its mean only ranks it, behind those that were kept.
     """
 
     candidate: Candidate
     mean: float | None
     seconds: float = 0.0
     items: int = 0
+    dropped: bool = False
 
     @property
     def member(self) -> str:

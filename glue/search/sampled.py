@@ -7,10 +7,10 @@ from random import Random
 from typing import Literal
 
 from glue.search.cma_es import Told, default_population, next_points
-from glue.search.greedy import UNSCORED, Greedy
-from glue.search.history import History, NextGeneration, Observed, Step, Winner, by_falling_score, finish
+from glue.search.greedy import UNSCORED
+from glue.search.history import History, NextGeneration, Observed, Step, Strategy, Winner, by_falling_score, finish
 from glue.search.space import PARAMETER_DIGITS, Point, SearchSpace
-from glue.specs.expression import Candidate, Merge, linear, members_of
+from glue.specs.expression import Candidate, Merge, linear, members_of, weights_of
 from glue.specs.search import Budget, Method
 
 SECONDS_PER_HOUR = 3600
@@ -27,7 +27,7 @@ class Facts:
 @dataclass(frozen=True)
 class Sampled:
     """One method's search. `draw` gives the next points from those that were told, `size` at most that many at a
-    time; `heuristic` runs first where the search starts from its result."""
+    time; `heuristic`, or an earlier job's candidates, runs first where the search starts from its result."""
 
     method: Method
     kind: Literal["cma_es", "random"]
@@ -36,7 +36,7 @@ class Sampled:
     budget: Budget
     population: int | None
     facts: Facts
-    heuristic: Greedy | None = None
+    heuristic: Strategy | None = None
 
     def __call__(self, history: History) -> Step:
         """The next generation, or the winner when the budget is spent."""
@@ -195,8 +195,8 @@ def _start(winner: Winner) -> tuple[tuple[str, ...], tuple[float, ...] | None]:
     expression = winner.observed.candidate.expression
     if not isinstance(expression, Merge):
         return members_of(expression), None
-    weights = [part.parameters["weight"] for part in expression.inputs]
-    return members_of(expression), tuple(weight for weight in weights if isinstance(weight, float))
+    weights = {name: weight for name, weight in weights_of(expression).items() if weight > 0}
+    return tuple(weights), tuple(weights.values())
 
 
 def _candidate(space: SearchSpace, number: int, point: Point) -> Candidate:

@@ -3,9 +3,11 @@
 from functools import partial
 from typing import Literal
 
-from glue.search.greedy import Greedy, greedy_soup, heuristic_average, heuristic_coefficient, heuristic_similarity
+from glue.search.greedy import greedy_soup, heuristic_average, heuristic_coefficient, heuristic_similarity
 from glue.search.history import Strategy
 from glue.search.sampled import Facts, Sampled, grid, in_turn, uniform_soup
+from glue.search.warm import Earlier, Warmed
+from glue.specs.expression import Candidate
 from glue.specs.search import (
     Evolutionary,
     GreedySoup,
@@ -20,8 +22,16 @@ from glue.specs.search import (
 )
 
 
-def strategy_of(spec: SearchSpec, facts: Facts) -> Strategy:
-    """The strategy with everything that it needs besides the history."""
+def strategy_of(spec: SearchSpec, facts: Facts, earlier: tuple[Candidate, ...] = ()) -> Strategy:
+    """The strategy with everything that it needs besides the history; it starts from `earlier` candidates if any."""
+    if not earlier:
+        return _cold(spec, facts)
+    if isinstance(spec, Evolutionary):
+        return in_turn(_sampled(spec, facts, "cma_es", spec.population, Earlier(earlier)))
+    return Warmed(earlier, _cold(spec, facts))
+
+
+def _cold(spec: SearchSpec, facts: Facts) -> Strategy:
     match spec:
         case HeuristicCoefficient():
             return heuristic_coefficient(spec.coefficients)
@@ -51,7 +61,7 @@ def _sampled(
     facts: Facts,
     kind: Literal["cma_es", "random"],
     population: int | None,
-    heuristic: Greedy | None = None,
+    heuristic: Strategy | None = None,
 ) -> list[Sampled]:
     """One search for each method, all with the same settings."""
     return [

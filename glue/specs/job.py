@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from glue.specs.base import Name, Spec
+from glue.specs.expression import Candidate
 from glue.specs.publish import PublishSpec
 from glue.specs.search import HeuristicCoefficient, SearchSpec
 from glue.specs.suite import SuiteSpec
@@ -99,6 +100,13 @@ class ResolvedModel(Spec):
     licence: str | None = None
 
 
+class WarmStart(Spec):
+    """The best candidates of an earlier job, the best first, as they were when this one was submitted."""
+
+    job: str
+    candidates: tuple[Candidate, ...] = Field(min_length=1)
+
+
 class JobSpec(Spec):
     """The stored spec: immutable, complete, resolved. Everything that decides the result is in it.
 
@@ -119,6 +127,7 @@ class JobSpec(Spec):
     report: SuiteSpec
     suite_commits: dict[str, str] = {}
     publish: PublishSpec | None = None
+    warm_start: WarmStart | None = None
 
     def suite(self, name: str) -> SuiteSpec:
         """The suite of that name, `proxy` or `report`."""

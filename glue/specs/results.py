@@ -110,13 +110,30 @@ class Rejected(Spec):
 
 
 class Trial(Spec):
-    """One candidate of a search as the trace shows it; a failed one has no mean."""
+    """One candidate of a search as the trace shows it; a failed one has no mean.
+
+    One that was `dropped` was scored on a part of the items only, and ranks behind those that were kept.
+    """
 
     generation: int
     position: int
     name: str
     mean: float | None
     accepted: bool
+    dropped: bool = False
+
+
+class HalvingResult(Spec):
+    """What was saved by scoring on a part of the items first, and at which risk.
+
+    `error` is at most the probability that any of the `dropped` candidates is better on all items than the best that
+    was kept of its generation (Hoeffding's inequality, summed over all of them).
+    """
+
+    share: float
+    screened: int
+    dropped: int
+    error: float
 
 
 class SearchResult(Spec):
@@ -127,6 +144,7 @@ class SearchResult(Spec):
     rejected: tuple[Rejected, ...]
     trials: tuple[Trial, ...]
     ended: str = ""
+    halving: HalvingResult | None = None
 
 
 class MergeResult(Spec):

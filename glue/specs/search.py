@@ -1,8 +1,8 @@
 """How a family's best merge is searched: one model a strategy, told apart by the key `strategy`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Discriminator, Field
+from pydantic import BeforeValidator, Discriminator, Field, model_validator
 
 from glue.specs.base import Number, Spec
 
@@ -30,7 +30,25 @@ class Budget(Spec):
     patience: int | None = Field(default=None, ge=1)
 
 
-class HeuristicCoefficient(Spec):
+class Halving(Spec):
+    """Score all candidates of a generation on `share` of each task's items, and the best `keep` of them on all.
+
+    Source: one step of successive halving (Jamieson & Talwalkar 2016, arXiv 1502.07943). The others stay ranked behind
+    those that were kept, and the report bounds the probability that one of them was better.
+    """
+
+    share: float = Field(default=0.25, gt=0, lt=1)
+    keep: float = Field(default=0.25, gt=0, lt=1)
+
+
+class StrategySpec(Spec):
+    """What every strategy takes: an earlier job to start from, and whether weak candidates are dropped early."""
+
+    warm_start: Annotated[str, Field(pattern=r"^job_[0-9A-Za-z]{1,64}$")] | None = None
+    halving: Halving | None = None
+
+
+class HeuristicCoefficient(StrategySpec):
     """Members by falling score, each with the best coefficient (paper, appendix A.1)."""
 
     strategy: Literal["heuristic_coefficient"] = "heuristic_coefficient"
@@ -38,14 +56,14 @@ class HeuristicCoefficient(Spec):
     coefficients: tuple[Coefficient, ...] = Field(default=COEFFICIENTS, min_length=1, max_length=99)
 
 
-class HeuristicAverage(Spec):
+class HeuristicAverage(StrategySpec):
     """Members by falling score into a running mean, kept if not worse (paper, appendix A.1)."""
 
     strategy: Literal["heuristic_average"]
     method: Literal["linear"] = "linear"
 
 
-class HeuristicSimilarity(Spec):
+class HeuristicSimilarity(StrategySpec):
     """As Heuristic-Coefficient, but next comes the member most or least similar to the current merge."""
 
     strategy: Literal["heuristic_similarity"]
@@ -54,21 +72,21 @@ class HeuristicSimilarity(Spec):
     order: Literal["highest", "lowest"] = "highest"
 
 
-class UniformSoup(Spec):
+class UniformSoup(StrategySpec):
     """The mean of all members (arXiv 2203.05482)."""
 
     strategy: Literal["uniform_soup"]
     method: Literal["linear"] = "linear"
 
 
-class GreedySoup(Spec):
+class GreedySoup(StrategySpec):
     """Members by falling score into a running mean, kept if strictly better (arXiv 2203.05482)."""
 
     strategy: Literal["greedy_soup"]
     method: Literal["linear"] = "linear"
 
 
-class SampledSearch(Spec):
+class SampledSearch(StrategySpec):
     """What strategies over a parameter space share.
 
     `methods` share the budget, the best on the proxy wins. `layer_groups` above 1 gives each group of layers its
@@ -94,6 +112,12 @@ class Evolutionary(SampledSearch):
     start: Literal["uniform", "heuristic"] = "uniform"
     coefficients: tuple[Coefficient, ...] = Field(default=COEFFICIENTS, min_length=1, max_length=99)
 
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if self.start == "heuristic" and self.warm_start is not None:
+            raise ValueError("give either start: heuristic or warm_start, not both")
+        return self
+
 
 class RandomSearch(SampledSearch):
     """Independent uniform draws, for comparison; `generation` of them are scored side by side."""
@@ -102,7 +126,7 @@ class RandomSearch(SampledSearch):
     generation: int = Field(default=16, ge=1, le=10_000)
 
 
-class GridSearch(Spec):
+class GridSearch(StrategySpec):
     """Every linear merge whose weights are multiples of 1/`steps` and sum to 1, for comparison."""
 
     strategy: Literal["grid"]
