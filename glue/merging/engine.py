@@ -21,9 +21,10 @@ from glue.checkpoints.shards import PlannedTensor, ShardFile, ShardPlan, plan_sh
 from glue.checkpoints.verify import check_finite, verify_layout, verify_tokenizer
 from glue.checkpoints.writer import Progress, write_shards
 from glue.merging.blocks import Grid
+from glue.merging.data_flow import recipe_for
 from glue.merging.parallel import run_all
 from glue.merging.progress import ByteProgress
-from glue.merging.recipe import Recipe, planned, recipe_of
+from glue.merging.recipe import Recipe, planned
 from glue.merging.sources import source_of
 from glue.merging.tree import Node, leaves, planner
 from glue.specs.errors import IncompatibleModelsError
@@ -55,7 +56,7 @@ def merge_into(expression: Member | Merge, checkpoints: Mapping[str, Checkpoint]
         InvalidInputError: a method or a parameter is unknown or wrong.
         IncompatibleModelsError: the models do not fit together, or into the resident one.
     """
-    recipe = recipe_of(expression, checkpoints, torch.float32)
+    recipe = recipe_for(expression, checkpoints, torch.float32)
     # Checkpoints keep names that some architectures have given up in memory.
     resident = revert_weight_conversion(model, model.state_dict(keep_vars=False))
 
@@ -89,7 +90,7 @@ def merge_to_folder(
     with ExitStack() as stack:
         names = members_of(expression)
         checkpoints = {name: stack.enter_context(Checkpoint.open(folders[name])) for name in names}
-        recipe = recipe_of(expression, checkpoints, config_dtype(dtype))
+        recipe = recipe_for(expression, checkpoints, config_dtype(dtype))
         write_recipe(recipe, checkpoints, out, dtype=dtype, shard_bytes=shard_bytes, token=token, progress=progress)
 
 

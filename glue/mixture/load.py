@@ -1,11 +1,14 @@
 """Loading a model that we or others saved, without ever running code that came with it. Knows no job."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from glue.mixture.modelling import Modelling, modelling_of
 from glue.references.folders import read_config
@@ -28,6 +31,18 @@ def load_model(folder: Path, dtype: torch.dtype, device: str) -> PreTrainedModel
         return _load(AutoModelForCausalLM, folder, dtype, device, trust_remote_code=False)
     _check_modelling_files(folder, modelling)
     return _load(modelling.model, folder, dtype, device)
+
+
+def empty_model(config: Mapping[str, Any], folder: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """A stock model of that config whose weights are still to be filled, generating as the folder's model does."""
+    settings = CONFIG_MAPPING[str(config["model_type"])].from_dict(dict(config))
+    with no_init_weights():
+        model = AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=False)
+    model.tie_weights()
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    empty: PreTrainedModel = model.to(device).eval()
+    return empty
 
 
 def _check_modelling_files(folder: Path, modelling: Modelling) -> None:

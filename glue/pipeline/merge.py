@@ -5,7 +5,7 @@ from pathlib import Path
 from glue.checkpoints.manifest import publish_folder
 from glue.merging.engine import merge_to_folder
 from glue.pipeline.context import Context
-from glue.specs.expression import members_of, parse_expression
+from glue.specs.expression import Member, members_of, parse_expression
 from glue.specs.job import JobSpec
 from glue.specs.plan import ArtifactPlan, UnitOutcome, UnitRequest
 from glue.specs.results import MergeResult
@@ -27,7 +27,7 @@ def build(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
     )
     manifest, location = publish_folder(context.work / "model", context.artifacts)
     members = members_of(expression)
-    name = members[0] if len(members) == 1 else f"merge of {' + '.join(members)}"
+    name = expression.name if isinstance(expression, Member) else f"merge of {' + '.join(members)}"
     result = MergeResult(family=family, name=name, expression=expression, digest=manifest.digest, location=location)
     artifact = ArtifactPlan("merge", manifest.digest, location, manifest.as_json())
     return UnitOutcome(result.as_json(), artifact)

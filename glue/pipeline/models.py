@@ -1,14 +1,17 @@
 """Models as the pipeline uses them: opened once, resident between units."""
 
+import json
 from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from glue.checkpoints.reader import Checkpoint
-from glue.mixture.load import load_model
+from glue.merging.data_flow import config_for
+from glue.mixture.load import empty_model, load_model
 from glue.pipeline.context import Context
 from glue.pipeline.outcomes import Outcomes
+from glue.specs.expression import Member, Merge, is_data_flow, members_of
 from glue.specs.job import JobSpec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -23,11 +26,18 @@ def _open(spec: JobSpec) -> dict[str, Checkpoint]:
     return {name: Checkpoint.open(Path(path)) for name, path in spec.paths().items()}
 
 
-def resident_model(member: str, dtype: str, spec: JobSpec, outcomes: Outcomes, context: Context) -> PreTrainedModel:
-    """A model of the member's signature whose parameters any candidate of it can be merged into."""
+def resident_model(
+    expression: Member | Merge, dtype: str, spec: JobSpec, outcomes: Outcomes, context: Context
+) -> PreTrainedModel:
+    """A model whose parameters this candidate, and any other of the same shape, can be merged into."""
+    member = members_of(expression)[0]
     inspected = outcomes.resolve().model(member)
     key = (inspected.signature, inspected.vocabulary, dtype, context.device)
     folder = Path(spec.paths()[member])
+    if isinstance(expression, Merge) and is_data_flow(expression):
+        config = config_for(expression, checkpoints(spec, context))
+        deep = (*key, json.dumps(config, sort_keys=True))
+        return context.keep("model", deep, lambda: empty_model(config, folder, DTYPES[dtype], context.device))
     return context.keep("model", key, lambda: load_model(folder, DTYPES[dtype], context.device))
 
 

@@ -14,7 +14,7 @@ from glue.pipeline.models import DTYPES, checkpoints, resident_model, zoo_tokeni
 from glue.pipeline.outcomes import Outcomes
 from glue.references.folders import folder_commit
 from glue.specs.errors import InvalidInputError, Problem
-from glue.specs.expression import Candidate, members_of
+from glue.specs.expression import Candidate
 from glue.specs.job import JobSpec
 from glue.specs.plan import UnitOutcome, UnitRequest
 from glue.specs.results import ScoredCandidate, SuiteScore
@@ -27,8 +27,7 @@ def score_candidate(request: UnitRequest, spec: JobSpec, context: Context) -> Un
     suite_spec = spec.suite(payload["suite"])
     context.progress(0.0, f"merging {candidate.name}")
     started = monotonic()
-    first = members_of(candidate.expression)[0]
-    model = resident_model(first, suite_spec.dtype, spec, Outcomes(request.outcomes), context)
+    model = resident_model(candidate.expression, suite_spec.dtype, spec, Outcomes(request.outcomes), context)
     merge_into(candidate.expression, checkpoints(spec, context), model)
     merged = monotonic()
     context.progress(0.1, f"scoring {candidate.name}")

@@ -104,9 +104,12 @@ def _similarities(units: Sequence[FinishedUnit]) -> dict[str, dict[str, float]]:
 
 
 def _score_units(candidates: Sequence[Candidate], outcomes: Outcomes, share: float | None) -> list[UnitPlan]:
-    memory = scoring_memory(outcomes.resolve())
+    resolved = outcomes.resolve()
     where = {"suite": "proxy"} | ({SHARE: share} if share else {})
-    return [unit(SCORE, candidate.as_json() | where, memory) for candidate in candidates]
+    return [
+        unit(SCORE, candidate.as_json() | where, scoring_memory(resolved, candidate.expression))
+        for candidate in candidates
+    ]
 
 
 def _measure(measure: Measure) -> UnitPlan:

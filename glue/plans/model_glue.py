@@ -136,7 +136,8 @@ def _report_units(spec: JobSpec, family: str, known: Outcomes) -> tuple[UnitPlan
     singles = [_candidate(name, Member(name=name)) for name in spec.zoo.member_names()]
     merged = [_candidate(m.name, m.expression) for m in merges if not isinstance(m.expression, Member)]
     mixture = MixtureResult.parse(known["mixture", ""].result)
-    memory = scoring_memory(ResolveResult.parse(known["resolve", ""].result))
+    resolved = ResolveResult.parse(known["resolve", ""].result)
+    memory = max([scoring_memory(resolved), *(scoring_memory(resolved, m.expression) for m in merges)])
     candidates = [unit("score.candidate", each | {"suite": "report"}, memory) for each in singles + merged]
     if mixture.location is None:
         return tuple(candidates)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from glue.specs.expression import Member, Merge, is_data_flow, members_of
 from glue.specs.plan import ADVANCE, UnitPlan, WorkerClass
 from glue.specs.results import ResolveResult
 
@@ -31,9 +32,14 @@ def unit(kind: str, payload: dict[str, Any], gpu_memory_bytes: int = 0) -> UnitP
     return UnitPlan(kind, payload, WORKER_CLASSES[kind], gpu_memory_bytes)
 
 
-def scoring_memory(resolved: ResolveResult) -> int:
+def scoring_memory(resolved: ResolveResult, expression: Member | Merge | None = None) -> int:
     """Bytes of device memory to score one candidate of the zoo: the largest model twice in fp32.
 
-    Once for the resident model, once for activations, caches and logits together.
+    Once for the resident model, once for activations, caches and logits together. A stack of layers takes as many
+    times more as it is deeper.
     """
-    return 2 * FP32_BYTES * max(model.parameters for model in resolved.models)
+    whole = 2 * FP32_BYTES * max(model.parameters for model in resolved.models)
+    if not isinstance(expression, Merge) or not is_data_flow(expression):
+        return whole
+    depth = resolved.model(members_of(expression)[0]).layers
+    return whole * max(1, -(-len(expression.inputs) // depth))

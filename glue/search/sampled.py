@@ -7,13 +7,16 @@ from random import Random
 from typing import Literal
 
 from glue.search.cma_es import Told, default_population, next_points
+from glue.search.data_flow import DataFlowSpace
 from glue.search.greedy import UNSCORED
 from glue.search.history import History, NextGeneration, Observed, Step, Strategy, Winner, by_falling_score, finish
 from glue.search.space import PARAMETER_DIGITS, Point, SearchSpace
-from glue.specs.expression import Candidate, Merge, linear, members_of, weights_of
+from glue.specs.expression import DATA_FLOW, Candidate, Merge, linear, members_of, weights_of
 from glue.specs.search import Budget, Method
 
 SECONDS_PER_HOUR = 3600
+
+Space = SearchSpace | DataFlowSpace
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Sampled:
     """One method's search. `draw` gives the next points from those that were told, `size` at most that many at a
     time; `heuristic`, or an earlier job's candidates, runs first where the search starts from its result."""
 
-    method: Method
+    method: Method | Literal["data_flow"]
     kind: Literal["cma_es", "random"]
     parametrisation: Literal["simplex", "box"]
     groups: int
@@ -37,6 +40,7 @@ class Sampled:
     population: int | None
     facts: Facts
     heuristic: Strategy | None = None
+    repeats: int = 1
 
     def __call__(self, history: History) -> Step:
         """The next generation, or the winner when the budget is spent."""
@@ -57,9 +61,15 @@ class Sampled:
             members, centre = _start(winner)
         if len(members) < 2:
             return _winner(history, "there is nothing to merge")
-        space = SearchSpace(members, self.method, self.parametrisation, self.groups, self.facts.layers, centre)
+        space = self._space(members, centre, history)
         reason = _spent(self.budget, history)
         return _winner(history, reason) if reason else Sampling(space, history.after(used))
+
+    def _space(self, members: tuple[str, ...], centre: tuple[float, ...] | None, history: History) -> Space:
+        if self.method == DATA_FLOW:
+            ordered = tuple(single.member for single in by_falling_score(history.singles))
+            return DataFlowSpace(ordered, self.facts.layers, self.repeats)
+        return SearchSpace(members, self.method, self.parametrisation, self.groups, self.facts.layers, centre)
 
     def _generation(self, begun: "Sampling", history: History) -> NextGeneration:
         space, own = begun.space, begun.own
@@ -70,7 +80,7 @@ class Sampled:
         start = len(told)
         return NextGeneration(tuple(_candidate(space, start + index, point) for index, point in enumerate(points)))
 
-    def _size(self, space: SearchSpace, told: Sequence[Observed]) -> int:
+    def _size(self, space: Space, told: Sequence[Observed]) -> int:
         if self.kind == "random":
             assert self.population is not None
             return self.population
@@ -78,10 +88,10 @@ class Sampled:
         # CMA-ES learns from whole populations: a failed candidate is replaced by one more.
         return population - sum(observed.mean is not None for observed in told) % population
 
-    def _population(self, space: SearchSpace) -> int:
+    def _population(self, space: Space) -> int:
         return self.population or max(default_population(len(space.dimensions)), 2)
 
-    def _points(self, space: SearchSpace, told: list[Told], count: int, own: History) -> list[dict[str, float]]:
+    def _points(self, space: Space, told: list[Told], count: int, own: History) -> list[dict[str, float]]:
         if self.kind == "random":
             return [_random_point(space, self.facts.seed, len(told) + index) for index in range(count)]
         best = by_falling_score(own.singles)[0].mean
@@ -93,7 +103,7 @@ class Sampled:
 class Sampling:
     """A search that goes on: its space, and the history without the heuristic's generations."""
 
-    space: SearchSpace
+    space: Space
     own: History
 
 
@@ -199,7 +209,7 @@ def _start(winner: Winner) -> tuple[tuple[str, ...], tuple[float, ...] | None]:
     return tuple(weights), tuple(weights.values())
 
 
-def _candidate(space: SearchSpace, number: int, point: Point) -> Candidate:
+def _candidate(space: Space, number: int, point: Point) -> Candidate:
     return Candidate(name=f"{space.method} {number + 1}", expression=space.expression(point), parameters=dict(point))
 
 
@@ -208,7 +218,7 @@ def _named(weights: dict[str, float]) -> Candidate:
     return Candidate(name=name, expression=linear(weights))
 
 
-def _random_point(space: SearchSpace, seed: int, number: int) -> dict[str, float]:
+def _random_point(space: Space, seed: int, number: int) -> dict[str, float]:
     # Keyed by the candidate's number, so that a draw does not depend on how many came before it.
     draw = Random(f"{seed} {space.method} {number}")  # noqa: S311  # a search, not a secret
     return {d.name: round(draw.uniform(d.low, d.high), PARAMETER_DIGITS) for d in space.dimensions}

@@ -9,6 +9,7 @@ from glue.search.sampled import Facts, Sampled, grid, in_turn, uniform_soup
 from glue.search.warm import Earlier, Warmed
 from glue.specs.expression import Candidate
 from glue.specs.search import (
+    DataFlow,
     Evolutionary,
     GreedySoup,
     GridSearch,
@@ -47,6 +48,9 @@ def _cold(spec: SearchSpec, facts: Facts) -> Strategy:
             return partial(grid, spec.steps)
         case Evolutionary():
             return in_turn(_evolutionary(spec, facts))
+        case DataFlow():
+            parts = (spec.budget, spec.population, facts)
+            return Sampled("data_flow", "cma_es", "simplex", 1, *parts, repeats=spec.repeats)
         case RandomSearch():
             return in_turn(_sampled(spec, facts, "random", spec.generation))
 

@@ -52,6 +52,10 @@ class Merge(Spec):
     parameters: dict[str, Parameter] = {}
 
 
+# The method of an expression whose inputs are layers, in order, each with `layer` and perhaps `scale`, and whose base
+# gives what is in no layer.
+DATA_FLOW: Literal["data_flow"] = "data_flow"
+
 Expression = Annotated[Member | Merge, Field(discriminator="node")]
 Input.model_rebuild()
 Merge.model_rebuild()
@@ -75,6 +79,11 @@ def linear(weights: Mapping[str, float]) -> Member | Merge:
         return Member(name=next(iter(kept)))
     inputs = tuple(Input(model=Member(name=name), parameters={"weight": weight}) for name, weight in kept.items())
     return Merge(method="linear", inputs=inputs)
+
+
+def is_data_flow(expression: Member | Merge) -> bool:
+    """Whether the expression stacks layers instead of averaging weights, so that its depth is its own."""
+    return isinstance(expression, Merge) and expression.method == DATA_FLOW
 
 
 def parameters_at(parameters: Mapping[str, Parameter], layer: int | None) -> dict[str, float | bool | str]:
@@ -107,9 +116,15 @@ def members_of(expression: Member | Merge) -> tuple[str, ...]:
 
 
 def weights_of(expression: Member | Merge) -> dict[str, float]:
-    """The members' weights of a flat merge: of one that differs by layer the mean over the groups; of a leaf 1."""
+    """The members' weights of a flat merge: of one that differs by layer the mean over the groups; of a leaf 1.
+
+    Of a stack of layers each member's share of them.
+    """
     if isinstance(expression, Member):
         return {expression.name: 1.0}
+    if is_data_flow(expression):
+        taken = [members_of(part.model)[0] for part in expression.inputs]
+        return {name: taken.count(name) / len(taken) for name in dict.fromkeys(taken)}
     return {members_of(part.model)[0]: _mean_weight(part.parameters.get("weight", 1.0)) for part in expression.inputs}
 
 

@@ -1,9 +1,9 @@
 """A candidate's recipe in mergekit's words, where they can say it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-from glue.specs.expression import ByLayer, Expression, Member, Merge, layers_named
+from glue.specs.expression import ByLayer, Expression, Member, Merge, is_data_flow, layers_named, members_of
 
 
 def mergekit_recipe(expression: Expression, sources: Mapping[str, str], dtype: str) -> dict[str, Any] | None:
@@ -14,6 +14,8 @@ def mergekit_recipe(expression: Expression, sources: Mapping[str, str], dtype: s
     """
     if isinstance(expression, Member):
         return {"merge_method": "passthrough", "models": [{"model": sources[expression.name]}], "dtype": dtype}
+    if is_data_flow(expression):
+        return _slices(expression, sources, dtype)
     leaves = [part.model for part in expression.inputs]
     if layers_named(expression) or not all(isinstance(leaf, Member) for leaf in (*leaves, *_base(expression))):
         return None
@@ -24,6 +26,21 @@ def mergekit_recipe(expression: Expression, sources: Mapping[str, str], dtype: s
         recipe["base_model"] = sources[base.name]
     parameters = {"parameters": dict(expression.parameters)} if expression.parameters else {}
     return recipe | parameters | {"dtype": dtype}
+
+
+def _slices(expression: Merge, sources: Mapping[str, str], dtype: str) -> dict[str, Any]:
+    """Layers as slices of one layer each; mergekit takes what is in no layer from the base."""
+    slices = []
+    for part in expression.inputs:
+        (model,), layer = members_of(part.model), int(cast(float, part.parameters["layer"]))
+        scale = part.parameters.get("scale", 1.0)
+        source: dict[str, Any] = {"model": sources[model], "layer_range": [layer, layer + 1]}
+        if scale != 1.0:
+            filters = [{"filter": name, "value": scale} for name in ("o_proj", "down_proj")]
+            source["parameters"] = {"scale": [*filters, {"value": 1.0}]}
+        slices.append({"sources": [source]})
+    (ends,) = (members_of(base)[0] for base in _base(expression))
+    return {"merge_method": "passthrough", "base_model": sources[ends], "slices": slices, "dtype": dtype}
 
 
 def _base(expression: Merge) -> tuple[Expression, ...]:

@@ -134,6 +134,19 @@ class GridSearch(StrategySpec):
     steps: int = Field(default=4, ge=1, le=100)
 
 
+class DataFlow(StrategySpec):
+    """Which layers in which order, each scaled: CMA-ES over the data-flow space (arXiv 2403.13187, section 3.2).
+
+    The path passes `repeats` times by all layers of all members; an indicator above zero takes a layer in, a factor
+    scales its input. The search starts at the best single model. Needs layers with a norm before each part.
+    """
+
+    strategy: Literal["data_flow"]
+    repeats: int = Field(default=2, ge=1, le=8)
+    population: int | None = Field(default=None, ge=2, le=1024)
+    budget: Budget = Budget()
+
+
 def _default_strategy(value: object) -> object:
     if isinstance(value, dict) and "strategy" not in value:
         return {"strategy": HeuristicCoefficient().strategy, **value}
@@ -148,7 +161,8 @@ SearchSpec = Annotated[
     | GreedySoup
     | Evolutionary
     | RandomSearch
-    | GridSearch,
+    | GridSearch
+    | DataFlow,
     Discriminator("strategy"),
     BeforeValidator(_default_strategy),
 ]

@@ -42,3 +42,14 @@ def test_a_warm_start_scores_the_earlier_candidates_first(zoo: Path, tmp_path: P
     run = InProcess(cold.model_copy(update={"warm_start": warm}), tmp_path)
     run.run()
     assert [trial.name for trial in searched(run).trials] == ["earlier linear 9", "mean of 2 members"]
+
+
+def test_a_search_over_layers_saves_what_it_scored(zoo: Path, tmp_path: Path) -> None:
+    search = {"strategy": "data_flow", "repeats": 2, "population": 5, "budget": {"trials": 10}}
+    run = InProcess(job_spec(zoo, search=search), tmp_path)
+    run.run()
+    result = searched(run)
+    assert len(result.trials) == 10
+    assert all(trial.mean is not None for trial in result.trials)
+    singles = [scored["score"]["mean"] for scored in run.outcome("baselines")["scores"]]
+    assert result.winner.score.mean >= min(singles)
