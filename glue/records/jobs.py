@@ -149,7 +149,7 @@ def request_resume(session: Session, owner: str, job_id: str) -> Job:
     if job.status == "paused":
         job.status = "running" if job.started_at else "queued"
         record_event(session, job.id, "job.resumed")
-        ready = select(Unit.worker_class).where(Unit.job_id == job.id, Unit.state == "ready").distinct()
+        ready = select(Unit.worker_class).where(Unit.job_id == job.id, Unit.state == "ready")
         wake(session, session.scalars(ready))
     session.flush()
     return job

@@ -1,5 +1,6 @@
 """Wake-ups for workers, written with what they announce and published after the commit. Knows no broker."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
@@ -7,16 +8,23 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from glue.records.database import CLOCK
-from glue.records.tables import ACTIVE, KNOWN_SPEC_VERSIONS, Job, Outbox, Unit
+from glue.records.tables import ACTIVE, KNOWN_SPEC_VERSIONS, Job, Outbox, Unit, Worker
 
 CHANNEL = "glue_outbox"
 SENT_KEPT = timedelta(hours=1)
 
 
 def wake(session: Session, worker_classes: Iterable[str], due_at: datetime | None = None) -> None:
-    """Announce work of these classes, at once or when it is due, and notify whoever listens on `CHANNEL`."""
-    for worker_class in sorted(set(worker_classes)):
-        session.add(Outbox(worker_class=worker_class, **({"due_at": due_at} if due_at else {})))
+    """Announce work, at once or when it is due, and notify whoever listens on `CHANNEL`.
+
+    `worker_classes` has an entry for each unit. One announcement wakes one worker, so there are as many of a class as
+    there are units, but no more than workers that serve it, and one even if none has been seen.
+    """
+    for worker_class, units in sorted(Counter(worker_classes).items()):
+        present = select(func.count()).select_from(Worker).where(Worker.classes.contains([worker_class]))
+        rows = max(1, min(units, session.scalar(present) or 0)) if units > 1 else 1
+        due = {"due_at": due_at} if due_at else {}
+        session.add_all(Outbox(worker_class=worker_class, **due) for _ in range(rows))
         session.execute(select(func.pg_notify(CHANNEL, worker_class)))
 
 

@@ -4,11 +4,14 @@ from datetime import timedelta
 
 import psycopg
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import make_url, select, text
 
 from glue.records.database import Database, database_time
 from glue.records.jobs import request_cancel
+from glue.records.leases import WorkerIdentity
 from glue.records.outbox import CHANNEL, mark_sent, take_unsent, waiting_classes, wake
+from glue.records.tables import Outbox
+from glue.records.workers import register_worker
 from glue.specs.plan import StagePlan
 from tests.support.chains import OWNER, candidate, inspect_unit, must_take, submit
 
@@ -105,3 +108,13 @@ def test_work_that_cannot_be_claimed_does_not_wait(watched: Database, change: st
         session.execute(text(f"UPDATE {change}"))
 
         assert waiting_classes(session, NO_TIME) == []
+
+
+@pytest.mark.parametrize(("present", "rows"), [(0, 1), (1, 1), (2, 2), (9, 4)])
+def test_units_that_come_together_wake_as_many_workers(watched: Database, present: int, rows: int) -> None:
+    with watched.transaction() as session:
+        for number in range(present):
+            register_worker(session, WorkerIdentity(f"wrk_{number}", ("cpu", "gpu")))
+        register_worker(session, WorkerIdentity("wrk_hub", ("hub",)))
+        wake(session, ["gpu"] * 4)
+        assert list(session.scalars(select(Outbox.worker_class))) == ["gpu"] * rows
