@@ -77,7 +77,9 @@ def servers(home: Path) -> Iterator[tuple[Database, dict[str, str]]]:
         "GLUE_HOME": str(home),
         "GLUE_ENGINE_RUNNER": "benchmarks.scaling_stub:run",
     }
-    maintenance = subprocess.Popen([sys.executable, "-m", "workers.maintenance"], env=environment, stderr=subprocess.DEVNULL)
+    maintenance = subprocess.Popen(
+        [sys.executable, "-m", "workers.maintenance"], env=environment, stderr=subprocess.DEVNULL
+    )
     try:
         yield Database(postgres.url, pool_size=2), environment
     finally:
