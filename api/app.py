@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from api import openapi, problems
 from api.dashboard import pages
 from api.middleware import Surroundings
-from api.routes import artifacts, events, health, hub_token, jobs, workers, zoos
+from api.routes import artifacts, events, health, hub_token, jobs, preflight, workers, zoos
 from api.settings import Settings
 from glue.artifacts.storage import ArtifactStorage
 from glue.records.database import Database
@@ -47,7 +47,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    for resource in (zoos, jobs, events, artifacts, workers, hub_token):
+    for resource in (zoos, jobs, preflight, events, artifacts, workers, hub_token):
         app.include_router(resource.router, responses=openapi.PROBLEMS)
     app.include_router(health.router)
     pages.install(app)

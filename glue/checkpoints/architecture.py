@@ -88,6 +88,17 @@ def _from_config(settings: PreTrainedConfig) -> PreTrainedModel:
     return model
 
 
+def embedding_parameter(config: Mapping[str, Any]) -> str:
+    """The full name of the input embedding's weight.
+
+    Raises:
+        IncompatibleModelsError: transformers knows no causal language model for this config.
+    """
+    model = meta_model(config)
+    weight = model.get_input_embeddings().weight
+    return next(name for name, parameter in model.named_parameters() if parameter is weight)
+
+
 def stored_tensors(architecture: Architecture, tensors: Mapping[str, TensorInfo], model: str) -> dict[str, TensorInfo]:
     """Those of a checkpoint's tensors that belong into a save of the model, in the checkpoint's order.
 

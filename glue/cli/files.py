@@ -15,11 +15,7 @@ def zoo_request(path: Path) -> dict[str, Any]:
     Raises:
         InvalidInputError: with a problem for each mistake.
     """
-    data = _mapping(read_yaml(path))
-    entries = [data.get("base"), *(data.get("members") or ())]
-    for entry in entries:
-        if isinstance(entry, dict) and not _is_on_the_hub(entry.get("source"), path.parent):
-            _make_absolute(entry, "source", path.parent)
+    data = with_absolute_paths(read_yaml(path), path.parent)
     ZooSpec.parse(data)
     return data
 
@@ -30,11 +26,21 @@ def job_request(path: Path) -> dict[str, Any]:
     Raises:
         InvalidInputError: with a problem for each mistake.
     """
-    data = _mapping(read_yaml(path))
-    for suite in ("proxy", "report"):
-        _make_absolute(data.get(suite), "include_path", path.parent)
+    data = with_absolute_paths(read_yaml(path), path.parent)
     JobRequest.parse(data)
     return data
+
+
+def with_absolute_paths(data: Any, folder: Path) -> dict[str, Any]:
+    """A zoo's or a job's plain data, unchecked; paths in it that are relative are meant from `folder`."""
+    mapping = _mapping(data)
+    members = mapping.get("members")
+    for entry in (mapping.get("base"), *(members if isinstance(members, list) else ())):
+        if isinstance(entry, dict) and not _is_on_the_hub(entry.get("source"), folder):
+            _make_absolute(entry, "source", folder)
+    for suite in ("proxy", "report"):
+        _make_absolute(mapping.get(suite), "include_path", folder)
+    return mapping
 
 
 def _mapping(data: Any) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from glue.cli import hub, jobs
 from glue.cli.convert import convert
 from glue.cli.merge import merge
 from glue.cli.mix import mix
+from glue.cli.preflight import preflight
+from glue.cli.stack import stack
 from glue.cli.telling import telling
 from glue.cli.up import up
 
@@ -24,7 +26,9 @@ def main() -> None:
 app.command()(up)
 app.command()(merge)
 app.command()(mix)
+app.command()(stack)
 app.command()(convert)
+app.command()(preflight)
 app.add_typer(jobs.zoo_app, name="zoo")
 app.add_typer(hub.hub_token_app, name="hub-token")
 for name, action in (("set", hub.set_token), ("show", hub.show_token), ("forget", hub.forget_token)):

@@ -7,6 +7,7 @@ by name.
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from glue.checkpoints.companions import copy_companions, saved_config, write_config
+from glue.checkpoints.disk import write_whole
 from glue.checkpoints.dtypes import config_dtype
 from glue.checkpoints.manifest import MANIFEST_FILE, write_manifest
 from glue.checkpoints.reader import Checkpoint
@@ -24,9 +26,10 @@ from glue.merging.blocks import Grid
 from glue.merging.data_flow import recipe_for
 from glue.merging.parallel import run_all
 from glue.merging.progress import ByteProgress
-from glue.merging.recipe import Recipe, planned
+from glue.merging.recipe import Recipe
 from glue.merging.sources import source_of
-from glue.merging.tree import Node, leaves, planner
+from glue.merging.surveys import take_surveys
+from glue.merging.tree import Node, leaves
 from glue.specs.errors import IncompatibleModelsError
 from glue.specs.expression import Member, Merge, members_of
 
@@ -40,10 +43,11 @@ def evaluate(expression: Member | Merge, checkpoints: Mapping[str, Checkpoint], 
         InvalidInputError: a method or a parameter is unknown or wrong.
         IncompatibleModelsError: the models do not fit together.
     """
-    node = planner(expression)(tensor)
-    target = planned(checkpoints[next(leaves(node)).model].info(tensor), torch.float32)
+    recipe = recipe_for(expression, checkpoints, torch.float32)
+    found = take_surveys(recipe, checkpoints)
+    target = next(each for each in recipe.tensors if each.name == tensor)
     result = torch.empty(target.shape, dtype=target.dtype)
-    _run([lambda: _compute(node, checkpoints, target, _into(result))])
+    _run([lambda: _compute(recipe.plan(tensor), checkpoints, target, found, _into(result))])
     return result
 
 
@@ -57,12 +61,13 @@ def merge_into(expression: Member | Merge, checkpoints: Mapping[str, Checkpoint]
         IncompatibleModelsError: the models do not fit together, or into the resident one.
     """
     recipe = recipe_for(expression, checkpoints, torch.float32)
+    found = take_surveys(recipe, checkpoints)
     # Checkpoints keep names that some architectures have given up in memory.
     resident = revert_weight_conversion(model, model.state_dict(keep_vars=False))
 
     def task(target: PlannedTensor) -> Callable[[], int]:
         into = _into(_resident_tensor(resident, target))
-        return lambda: _compute(recipe.plan(target.name), checkpoints, target, into)
+        return lambda: _compute(recipe.plan(target.name), checkpoints, target, found, into)
 
     _run([task(target) for target in recipe.tensors])
 
@@ -107,10 +112,11 @@ def write_recipe(
     """Compute every tensor of a recipe into a verified folder; see `merge_to_folder`."""
     if (out / MANIFEST_FILE).is_file():
         return
+    found = take_surveys(recipe, checkpoints)
     told = ByteProgress(sum(tensor.bytes for tensor in recipe.tensors), progress)
 
     def fill(shard: ShardFile) -> None:
-        _run([_task(recipe, checkpoints, target, shard) for target in shard.plan.tensors], told)
+        _run([_task(recipe, checkpoints, target, found, shard) for target in shard.plan.tensors], told)
 
     def kept(shard: ShardPlan) -> None:
         told.skip(sum(tensor.bytes for tensor in shard.tensors))
@@ -119,7 +125,11 @@ def write_recipe(
     copy_companions(recipe.companions, out, token)
     if recipe.finish is not None:
         recipe.finish(out)
-    write_config(out, saved_config(recipe.config, dtype), token)
+    config = saved_config(recipe.config, dtype)
+    if recipe.modelling is not None:
+        write_whole(out / recipe.modelling.file, recipe.modelling.source(), token)
+        config["auto_map"] = recipe.modelling.auto_map()
+    write_config(out, config, token)
     with Checkpoint.open(out) as written:
         verify_layout(written, recipe.tensors)
         verify_tokenizer(out, written.config)
@@ -127,14 +137,18 @@ def write_recipe(
 
 
 def _task(
-    recipe: Recipe, checkpoints: Mapping[str, Checkpoint], target: PlannedTensor, shard: ShardFile
+    recipe: Recipe,
+    checkpoints: Mapping[str, Checkpoint],
+    target: PlannedTensor,
+    found: Mapping[str, Any],
+    shard: ShardFile,
 ) -> Callable[[], int]:
     def store(element: int, block: Tensor) -> None:
         stored = block.to(target.dtype)
         check_finite(stored, target.name)
         shard.write(target.name, element, stored)
 
-    return lambda: _compute(recipe.plan(target.name), checkpoints, target, store)
+    return lambda: _compute(recipe.plan(target.name), checkpoints, target, found, store)
 
 
 def _run(tasks: list[Callable[[], int]], told: ByteProgress | None = None) -> None:
@@ -143,14 +157,20 @@ def _run(tasks: list[Callable[[], int]], told: ByteProgress | None = None) -> No
             told.add(finished)
 
 
-def _compute(node: Node, checkpoints: Mapping[str, Checkpoint], target: PlannedTensor, consume: Consume) -> int:
+def _compute(
+    node: Node,
+    checkpoints: Mapping[str, Checkpoint],
+    target: PlannedTensor,
+    found: Mapping[str, Any],
+    consume: Consume,
+) -> int:
     """Give every block of the tree's result to `consume`; the bytes that it has when stored."""
     if not target.dtype.is_floating_point:
         consume(0, _common_value(node, checkpoints))
         return target.bytes
     grid = Grid(target.shape)
     with torch.no_grad():
-        source = source_of(node, checkpoints, grid, target.name)
+        source = source_of(node, checkpoints, grid, target.name, found)
         for block in grid.blocks:
             consume(block.start * grid.columns, source.read(block))
     return target.bytes

@@ -37,7 +37,7 @@ def layer_count(config: Mapping[str, Any]) -> int:
     Raises:
         IncompatibleModelsError: it names none.
     """
-    key = _count_key(config)
+    key = count_key(config)
     if key is None:
         raise IncompatibleModelsError("the config does not say how many layers there are; such models cannot be sliced")
     return int(config[key])
@@ -48,12 +48,17 @@ def with_layers(config: Mapping[str, Any], layers: Iterable[int]) -> dict[str, A
     chosen = list(layers)
     count = layer_count(config)
     picked = {
-        key: [value[layer] for layer in chosen]
-        for key, value in config.items()
-        if isinstance(value, list) and len(value) == count and key != "architectures"
+        key: [value[layer] for layer in chosen] for key, value in config.items() if is_by_layer(key, value, count)
     }
-    return {**config, **picked, str(_count_key(config)): len(chosen)}
+    return {**config, **picked, str(count_key(config)): len(chosen)}
 
 
-def _count_key(config: Mapping[str, Any]) -> str | None:
+def is_by_layer(key: str, value: Any, count: int) -> bool:
+    """Whether a config's entry lists something for each of `count` layers."""
+    lists_others = key == "architectures" or key.endswith(("_token_id", "_token_ids"))
+    return isinstance(value, list) and len(value) == count and not lists_others
+
+
+def count_key(config: Mapping[str, Any]) -> str | None:
+    """The key under which a config names its number of layers."""
     return next((key for key in _LAYER_COUNTS if isinstance(config.get(key), int)), None)

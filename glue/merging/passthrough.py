@@ -20,6 +20,9 @@ def passthrough(operands: Operands[NoParameters, Scaled]) -> Kernel:
 
     def kernel(block: Block) -> Tensor:
         value = source.read(block)
+        if scale == 0:
+            # A product would leave negative zeros.
+            return value.zero_()
         return value if scale is None or scale == 1 else value.mul_(scale)
 
     return kernel

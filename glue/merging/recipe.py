@@ -9,6 +9,7 @@ import torch
 
 from glue.checkpoints.architecture import architecture_of, stored_tensors
 from glue.checkpoints.dtypes import torch_dtype
+from glue.checkpoints.modelling import Modelling
 from glue.checkpoints.reader import Checkpoint
 from glue.checkpoints.shards import PlannedTensor
 from glue.merging.tree import Planner, planner
@@ -22,7 +23,7 @@ class Recipe:
     """The tensors of the result in the order in which they are stored, the tree of each, and the result's config.
 
     Tokenizer and generation settings are copied from the folder `companions`; `finish` writes into the result's
-    folder what is not a copy.
+    folder what is not a copy. A result that no stock architecture fits brings the file of its `modelling`.
     """
 
     tensors: tuple[PlannedTensor, ...]
@@ -30,6 +31,7 @@ class Recipe:
     config: Mapping[str, Any]
     companions: Path
     finish: Callable[[Path], None] | None = None
+    modelling: Modelling | None = None
 
 
 def recipe_of(expression: Member | Merge, checkpoints: Mapping[str, Checkpoint], dtype: torch.dtype) -> Recipe:

@@ -45,7 +45,7 @@ def merge_file(
     defaults = {} if seed is None else {"seed": seed}
     with ExitStack() as stack:
         names = names_of(file)
-        checkpoints = {names[each]: stack.enter_context(_opened(folders[each])) for each in names}
+        checkpoints = {names[each]: stack.enter_context(opened(folders[each])) for each in names}
         recipe = recipe_of_file(file, checkpoints, defaults)
         work = out.with_name(f".{out.name}.{_inputs_digest(file, folders, shard_bytes, seed)[:16]}.partial")
         write_recipe(
@@ -79,7 +79,13 @@ def model_folders(reference: ModelReference, relative_to: Path) -> tuple[Path, .
     return folders
 
 
-def _opened(folders: tuple[Path, ...]) -> Checkpoint:
+def opened(folders: tuple[Path, ...]) -> Checkpoint:
+    """The checkpoint in a folder, or the one with an adapter's folder on top of it.
+
+    Raises:
+        IncompatibleModelsError: it is incomplete.
+        InvalidInputError: the adapter is of a kind that is not supported.
+    """
     return Checkpoint.open(*folders) if len(folders) == 1 else AdaptedCheckpoint.open_adapted(*folders)
 
 

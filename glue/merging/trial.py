@@ -11,14 +11,14 @@ from glue.specs.errors import IncompatibleModelsError
 TOKENS = 8
 
 
-def run_once(folder: Path) -> None:
-    """Load the model and let it read a few tokens.
+def run_once(folder: Path, kind: Any = AutoModelForCausalLM) -> None:
+    """Load the model by the class `kind` and let it read a few tokens.
 
     Raises:
         IncompatibleModelsError: tensors are missing or left over, or the logits are not finite.
     """
-    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, output_loading_info=True)
-    model, loading = loaded
+    settings = {"trust_remote_code": False} if kind is AutoModelForCausalLM else {}
+    model, loading = kind.from_pretrained(folder, output_loading_info=True, **settings)
     wrong = {key: value for key, value in loading.items() if value}
     if wrong:
         raise IncompatibleModelsError(f"transformers does not load the result as it should: {wrong}")

@@ -15,11 +15,12 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from glue.checkpoints.architecture import meta_model
 from glue.checkpoints.dtypes import config_dtype, torch_dtype
+from glue.checkpoints.parts import part_config
 from glue.checkpoints.reader import Checkpoint
 from glue.checkpoints.shards import PlannedTensor
 from glue.checkpoints.writer import Progress
 from glue.mixture.companions import write_companions
-from glue.mixture.dense import DenseModel, check_alike, mean_tensor, part_config
+from glue.mixture.dense import DenseModel, check_alike, mean_tensor
 from glue.mixture.modeling_glue_block_mixture import GlueBlockMixtureConfig, GlueBlockMixtureForCausalLM, layers_of
 from glue.mixture.modelling import BLOCK_LEVEL
 from glue.mixture.router import RouterWeights

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from glue.checkpoints.companions import highest_token_id
 from glue.checkpoints.dtypes import config_dtype, torch_dtype
+from glue.checkpoints.parts import part_config, untied_tensors
 from glue.checkpoints.reader import Checkpoint
 from glue.checkpoints.shards import PlannedTensor
 from glue.checkpoints.writer import Progress
 from glue.mixture.companions import write_companions
-from glue.mixture.dense import part_config, untied_tensors
 from glue.mixture.modeling_glue_model_mixture import GlueModelMixtureConfig
 from glue.mixture.modelling import MODEL_LEVEL
 from glue.mixture.router import RouterWeights, embedding_tensor

@@ -1,16 +1,14 @@
 """Dense models as parts of a mixture: complete, comparable, with heads that can stand alone. Knows no router."""
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from glue.checkpoints.architecture import architecture_of, meta_model, stored_tensors
-from glue.checkpoints.companions import saved_config
+from glue.checkpoints.architecture import meta_model
 from glue.checkpoints.dtypes import torch_dtype
+from glue.checkpoints.parts import own_tensors, untied_tensors
 from glue.checkpoints.reader import Checkpoint
 from glue.references.headers import TensorInfo, folder_tensors
 from glue.references.reading import refusal
@@ -30,7 +28,7 @@ class DenseModel:
         self.name = name
         self.checkpoint = checkpoint
         self.config: PreTrainedConfig = meta_model(checkpoint.config).config
-        sources = untied_tensors(name, checkpoint) if untied else _own_tensors(name, checkpoint)
+        sources = untied_tensors(name, checkpoint) if untied else own_tensors(name, checkpoint)
         self.tensors: dict[str, TensorInfo] = {target: checkpoint.info(source) for target, source in sources.items()}
         self.signature = signature(checkpoint.config, self.tensors)
 
@@ -73,24 +71,6 @@ def mean_tensor(tensor: str, models: Sequence[DenseModel]) -> Tensor:
     return total / len(models)
 
 
-def untied_tensors(name: str, checkpoint: Checkpoint) -> dict[str, str]:
-    """Full tensor name to stored name of a model that becomes part of a larger one.
-
-    A tied head is named once more: loaded inside a larger model it would not be tied again.
-
-    Raises:
-        IncompatibleModelsError: the model is incomplete, cannot be untied or keeps no key-value cache.
-    """
-    _check_cache(name, checkpoint.config)
-    sources = _own_tensors(name, checkpoint)
-    sources |= {head: sources[source] for head, source in architecture_of(checkpoint.config).tied.items()}
-    untied = architecture_of(_untied(checkpoint.config))
-    if untied.tied or untied.shapes.keys() != sources.keys():
-        fix = "use an expert whose architecture allows tie_word_embeddings: false"
-        raise refusal("tied_weights", f"{name} ties weights that cannot be stored apart", fix)
-    return sources
-
-
 def stored_dtype(folder: Path) -> str:
     """The dtype in which a model's floating-point tensors are stored, as a config names it; of several the widest.
 
@@ -100,26 +80,3 @@ def stored_dtype(folder: Path) -> str:
     found = {torch_dtype(info.dtype) for info in folder_tensors(folder).values()}
     widest = max((each for each in found if each.is_floating_point), key=lambda each: each.itemsize)
     return str(widest).removeprefix("torch.")
-
-
-def part_config(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """A model's config as it stands inside a mixture's: untied, without what says nothing about the part."""
-    # The mixture's own dtype is that of all parts, and the version that saved one says nothing of it.
-    saved = saved_config(_untied(config), dtype)
-    return {key: value for key, value in saved.items() if key not in {"dtype", "transformers_version"}}
-
-
-def _own_tensors(name: str, checkpoint: Checkpoint) -> dict[str, str]:
-    architecture = architecture_of(checkpoint.config)
-    stored = stored_tensors(architecture, checkpoint.tensors, name)
-    return {architecture.canonical(tensor): tensor for tensor in stored}
-
-
-def _untied(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {**config, "tie_word_embeddings": False}
-
-
-def _check_cache(model: str, config: Mapping[str, Any]) -> None:
-    if "past_key_values" not in inspect.signature(meta_model(config).forward).parameters:
-        fix = "use experts that take past_key_values"
-        raise refusal("no_cache", f"{model} keeps no key-value cache, so it cannot generate in a mixture", fix)

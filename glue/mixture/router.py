@@ -1,15 +1,14 @@
 """The weights of a linear sample router, from contexts on which an expert was the best. Knows no task, no score."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from glue.checkpoints.architecture import architecture_of, meta_model, stored_tensors
+from glue.checkpoints.architecture import architecture_of, embedding_parameter, stored_tensors
 from glue.checkpoints.reader import Checkpoint
 
 # Features for prototypes are pooled by the functions that the finished models run.
@@ -140,12 +139,6 @@ def embedding_tensor(checkpoint: Checkpoint) -> str:
     """
     architecture = architecture_of(checkpoint.config)
     stored = stored_tensors(architecture, checkpoint.tensors, checkpoint.folder.name)
-    wanted = _embedding_parameter(checkpoint.config)
+    wanted = embedding_parameter(checkpoint.config)
     wanted = architecture.tied.get(wanted, wanted)
     return next(name for name in stored if architecture.canonical(name) == wanted)
-
-
-def _embedding_parameter(config: Mapping[str, Any]) -> str:
-    model = meta_model(config)
-    weight = model.get_input_embeddings().weight
-    return next(name for name, parameter in model.named_parameters() if parameter is weight)

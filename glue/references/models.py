@@ -1,7 +1,7 @@
 """One model of a zoo: found, pinned and looked into as far as its config and headers tell."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def find_models(
     pointers = {BASE: "/base/source"} | members
     with ThreadPoolExecutor(_THREADS) as pool:
         places = {name: pool.submit(_place, source, roots, hub) for name, source in zoo.sources().items()}
-        found = [_find(name, pointers[name], place, findings) for name, place in places.items()]
+        found = [_find(name, pointers[name], place.result, findings) for name, place in places.items()]
     return [model for model in found if model is not None]
 
 
@@ -101,11 +101,17 @@ def check_one_tokenizer(models: Sequence[FoundModel], findings: Findings) -> Non
             )
 
 
-def _find(name: str, pointer: str, found: "Future[_Place]", findings: Findings) -> FoundModel | None:
+def find_folder(name: str, pointer: str, folder: Path, findings: Findings) -> FoundModel | None:
+    """A model in a folder that the caller may read; what is wrong with it goes to `findings`."""
+    place = _Place(folder, folder, None, None, licence_of_folder(folder))
+    return _find(name, pointer, lambda: place, findings)
+
+
+def _find(name: str, pointer: str, found: Callable[[], _Place], findings: Findings) -> FoundModel | None:
     before = len(findings.problems)
     commit = tokenizer = ""
     with findings.at(pointer, name):
-        place = found.result()
+        place = found()
         with findings.at(pointer, name):
             check_config(read_config(place.headers))
         with findings.at(pointer, name):

@@ -4,6 +4,7 @@ Opens folders, and the Hub where it is handed one; never a database.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from glue.references.findings import Findings
@@ -19,6 +20,15 @@ from glue.specs.search import TASK_VECTOR_METHODS, SampledSearch
 from glue.specs.zoo import ZooSpec
 
 
+@dataclass(frozen=True)
+class Examination:
+    """What was found out about a request: its spec, unless something is wrong, and the models that can be used."""
+
+    findings: Findings
+    models: Sequence[FoundModel]
+    spec: JobSpec | None
+
+
 def resolve_job(
     request: JobRequest, zoo: ZooSpec, roots: Sequence[Path], seed_default: int, hub: HubAccess | None = None
 ) -> JobSpec:
@@ -32,6 +42,20 @@ def resolve_job(
         IncompatibleModelsError: with every problem, all of them about models that cannot be used (together).
         HubUnavailableError: the Hub does not answer.
     """
+    examination = examine_job(request, zoo, roots, seed_default, hub)
+    examination.findings.raise_any()
+    assert examination.spec is not None, "without a spec there is a problem"
+    return examination.spec
+
+
+def examine_job(
+    request: JobRequest, zoo: ZooSpec, roots: Sequence[Path], seed_default: int, hub: HubAccess | None = None
+) -> Examination:
+    """As `resolve_job`, but what is wrong is handed over beside what can be used.
+
+    Raises:
+        HubUnavailableError: the Hub does not answer.
+    """
     findings = Findings()
     models = find_models(zoo, roots, findings, hub)
     check_one_tokenizer(models, findings)
@@ -40,9 +64,10 @@ def resolve_job(
     report, report_commit = find_tasks(request.report, "/report", roots, findings)
     if request.publish is not None:
         _check_publish(request.publish, models, findings, hub)
-    findings.raise_any()
+    if findings.problems:
+        return Examination(findings, models, None)
     commits = {"proxy": proxy_commit, "report": report_commit}
-    return JobSpec(
+    spec = JobSpec(
         kind=request.kind,
         seed=seed_default if request.seed is None else request.seed,
         zoo=zoo,
@@ -61,6 +86,7 @@ def resolve_job(
         suite_commits={name: commit for name, commit in commits.items() if commit is not None},
         publish=request.publish,
     )
+    return Examination(findings, models, spec)
 
 
 def resolve_publish(

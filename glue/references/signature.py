@@ -5,7 +5,7 @@ Knows configs and headers only, never a tensor's values.
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +38,32 @@ def signature(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> s
     Over the architecture class, the parameters' names and shapes with vocabulary rows left aside, the attention
     heads (they decide what a projection's rows mean) and the position-encoding settings.
     """
+    return digest_of(signature_parts(config, tensors))
+
+
+def signature_parts(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
+    """What a signature is the digest of."""
     vocabulary = config.get("vocab_size")
     aside = (_CONSTANTS, _TIED_HEAD) if config.get("tie_word_embeddings") is True else (_CONSTANTS,)
     parameters = {name: info for name, info in tensors.items() if not any(pattern.search(name) for pattern in aside)}
-    return digest_of(
-        {
-            "architecture": architecture(config),
-            "tensors": {name: _shape(info, vocabulary) for name, info in parameters.items()},
-            "heads": _heads(config),
-            "positions": position_settings(config),
-        }
-    )
+    return {
+        "architecture": architecture(config),
+        "tensors": {name: _shape(info, vocabulary) for name, info in parameters.items()},
+        "heads": _heads(config),
+        "positions": position_settings(config),
+    }
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
+    """In words, what keeps two models with these parts of signatures from being merged tensor by tensor."""
+    if one["architecture"] != other["architecture"]:
+        yield f"architecture {one['architecture']} and {other['architecture']}"
+    yield from _unlike_tensors(one["tensors"], other["tensors"])
+    for part, label in (("heads", "attention heads"), ("positions", "positions")):
+        mine, others = _flat(one[part]), _flat(other[part])
+        for key in sorted(mine.keys() | others.keys()):
+            if mine.get(key) != others.get(key):
+                yield f"{label}: {key} {mine.get(key)} and {others.get(key)}"
 
 
 def architecture(config: Mapping[str, Any]) -> str:
@@ -88,6 +103,23 @@ def tokenizer_digest(folder: Path) -> str:
         raise refusal("no_tokenizer", "the folder has no tokenizer", "save the model's tokenizer beside it")
     names = (*present, "added_tokens.json")
     return digest_of({"slow": dict(_file_digests(folder, names)), "settings": settings})
+
+
+def _unlike_tensors(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
+    alone = sorted(one.keys() ^ other.keys())
+    if alone:
+        yield f"{len(alone)} tensors that only one of them has, such as {alone[0][:100]}"
+    unlike = [name for name in one if name in other and one[name] != other[name]]
+    if unlike:
+        first = unlike[0]
+        yield f"{len(unlike)} tensors of other shapes, such as {first[:100]}: {one[first]} and {other[first]}"
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
+    return flat
 
 
 def _shape(tensor: TensorInfo, vocabulary: Any) -> list[int | str]:
