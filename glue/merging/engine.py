@@ -7,7 +7,6 @@ by name.
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,10 +25,9 @@ from glue.merging.blocks import Grid
 from glue.merging.data_flow import recipe_for
 from glue.merging.parallel import run_all
 from glue.merging.progress import ByteProgress
-from glue.merging.recipe import Recipe
+from glue.merging.recipe import Recipe, planned
 from glue.merging.sources import source_of
-from glue.merging.surveys import take_surveys
-from glue.merging.tree import Node, leaves
+from glue.merging.tree import Node, leaves, planner
 from glue.specs.errors import IncompatibleModelsError
 from glue.specs.expression import Member, Merge, members_of
 
@@ -43,11 +41,10 @@ def evaluate(expression: Member | Merge, checkpoints: Mapping[str, Checkpoint], 
         InvalidInputError: a method or a parameter is unknown or wrong.
         IncompatibleModelsError: the models do not fit together.
     """
-    recipe = recipe_for(expression, checkpoints, torch.float32)
-    found = take_surveys(recipe, checkpoints)
-    target = next(each for each in recipe.tensors if each.name == tensor)
+    node = planner(expression)(tensor)
+    target = planned(checkpoints[next(leaves(node)).model].info(tensor), torch.float32)
     result = torch.empty(target.shape, dtype=target.dtype)
-    _run([lambda: _compute(recipe.plan(tensor), checkpoints, target, found, _into(result))])
+    _run([lambda: _compute(node, checkpoints, target, _into(result))])
     return result
 
 
@@ -61,13 +58,12 @@ def merge_into(expression: Member | Merge, checkpoints: Mapping[str, Checkpoint]
         IncompatibleModelsError: the models do not fit together, or into the resident one.
     """
     recipe = recipe_for(expression, checkpoints, torch.float32)
-    found = take_surveys(recipe, checkpoints)
     # Checkpoints keep names that some architectures have given up in memory.
     resident = revert_weight_conversion(model, model.state_dict(keep_vars=False))
 
     def task(target: PlannedTensor) -> Callable[[], int]:
         into = _into(_resident_tensor(resident, target))
-        return lambda: _compute(recipe.plan(target.name), checkpoints, target, found, into)
+        return lambda: _compute(recipe.plan(target.name), checkpoints, target, into)
 
     _run([task(target) for target in recipe.tensors])
 
@@ -112,11 +108,10 @@ def write_recipe(
     """Compute every tensor of a recipe into a verified folder; see `merge_to_folder`."""
     if (out / MANIFEST_FILE).is_file():
         return
-    found = take_surveys(recipe, checkpoints)
     told = ByteProgress(sum(tensor.bytes for tensor in recipe.tensors), progress)
 
     def fill(shard: ShardFile) -> None:
-        _run([_task(recipe, checkpoints, target, found, shard) for target in shard.plan.tensors], told)
+        _run([_task(recipe, checkpoints, target, shard) for target in shard.plan.tensors], told)
 
     def kept(shard: ShardPlan) -> None:
         told.skip(sum(tensor.bytes for tensor in shard.tensors))
@@ -137,18 +132,14 @@ def write_recipe(
 
 
 def _task(
-    recipe: Recipe,
-    checkpoints: Mapping[str, Checkpoint],
-    target: PlannedTensor,
-    found: Mapping[str, Any],
-    shard: ShardFile,
+    recipe: Recipe, checkpoints: Mapping[str, Checkpoint], target: PlannedTensor, shard: ShardFile
 ) -> Callable[[], int]:
     def store(element: int, block: Tensor) -> None:
         stored = block.to(target.dtype)
         check_finite(stored, target.name)
         shard.write(target.name, element, stored)
 
-    return lambda: _compute(recipe.plan(target.name), checkpoints, target, found, store)
+    return lambda: _compute(recipe.plan(target.name), checkpoints, target, store)
 
 
 def _run(tasks: list[Callable[[], int]], told: ByteProgress | None = None) -> None:
@@ -157,20 +148,14 @@ def _run(tasks: list[Callable[[], int]], told: ByteProgress | None = None) -> No
             told.add(finished)
 
 
-def _compute(
-    node: Node,
-    checkpoints: Mapping[str, Checkpoint],
-    target: PlannedTensor,
-    found: Mapping[str, Any],
-    consume: Consume,
-) -> int:
+def _compute(node: Node, checkpoints: Mapping[str, Checkpoint], target: PlannedTensor, consume: Consume) -> int:
     """Give every block of the tree's result to `consume`; the bytes that it has when stored."""
     if not target.dtype.is_floating_point:
         consume(0, _common_value(node, checkpoints))
         return target.bytes
     grid = Grid(target.shape)
     with torch.no_grad():
-        source = source_of(node, checkpoints, grid, target.name, found)
+        source = source_of(node, checkpoints, grid, target.name)
         for block in grid.blocks:
             consume(block.start * grid.columns, source.read(block))
     return target.bytes
