@@ -16,7 +16,7 @@ from glue.specs.expression import Candidate, expression_digest, parse_expression
 from glue.specs.job import JobSpec
 from glue.specs.plan import FinishedUnit, UnitOutcome, UnitPlan, UnitRequest
 from glue.specs.results import HalvingResult, Rejected, ScoredCandidate, SearchResult, Trial
-from glue.specs.search import Halving, SampledSearch
+from glue.specs.search import DataFlow, Halving, SampledSearch
 
 SCORE, MEASURE = "score.candidate", "similarity.measure"
 SHARE = "share"
@@ -49,10 +49,14 @@ def advance(request: UnitRequest, spec: JobSpec) -> UnitOutcome:
 
 def _notes(request: UnitRequest, spec: JobSpec) -> dict[str, Any]:
     """What makes the search impossible to repeat, said once, when it begins."""
-    timed = isinstance(spec.search, SampledSearch) and spec.search.budget.hours is not None
-    if request.advances or not timed:
+    if request.advances:
         return {}
-    return {"notes": {"degraded": f"the search of {request.family} has a budget in hours, which the machine decides"}}
+    reasons = []
+    if isinstance(spec.search, SampledSearch | DataFlow) and spec.search.budget.hours is not None:
+        reasons.append("has a budget in hours, which the machine decides")
+    if spec.warm_start is not None:
+        reasons.append("starts from another job's candidates, which only this job's stored spec holds")
+    return {"notes": {"degraded": f"the search of {request.family} {' and '.join(reasons)}"}} if reasons else {}
 
 
 def _strategy(spec: JobSpec, outcomes: Outcomes, members: Sequence[str]) -> Strategy:

@@ -16,6 +16,7 @@ from glue.pipeline.context import Context
 from glue.pipeline.registry import run as run_unit
 from glue.specs.errors import EvaluationError, IncompatibleModelsError, InvalidInputError
 from glue.specs.expression import Member, Merge, parse_expression
+from glue.specs.job import WarmStart
 from glue.specs.plan import ADVANCE, UnitRequest
 from tests.support.in_process import InProcess
 from tests.support.models import tiny_llama
@@ -240,15 +241,24 @@ def test_every_strategy_runs_to_a_model_that_is_built_as_it_was_scored(
     assert report(run)["families"][0]["trials"]
 
 
-@pytest.mark.parametrize(("budget", "said"), [({"hours": 1.0}, True), ({"trials": 5}, False)])
-def test_a_budget_of_hours_says_that_the_job_cannot_be_repeated(
-    budget: dict[str, Any], said: bool, finished: InProcess, zoo: Path
+@pytest.mark.parametrize(
+    ("search", "warm", "said"),
+    [
+        ({"strategy": "evolutionary", "budget": {"hours": 1.0}}, False, ["hours"]),
+        ({"strategy": "data_flow", "budget": {"hours": 1.0}}, True, ["hours", "another job"]),
+        ({"strategy": "uniform_soup"}, True, ["another job"]),
+        ({"strategy": "evolutionary", "budget": {"trials": 5}}, False, []),
+    ],
+)
+def test_a_search_says_once_why_the_job_cannot_be_repeated(
+    search: dict[str, Any], warm: bool, said: list[str], finished: InProcess, zoo: Path
 ) -> None:
-    spec = job_spec(zoo, search={"strategy": "evolutionary", "budget": budget}).as_json()
+    earlier = WarmStart.parse({"job": "j", "candidates": [{"name": "a", "expression": Member(name="ant").as_json()}]})
+    spec = job_spec(zoo, search=search).model_copy(update={"warm_start": earlier if warm else None}).as_json()
     before = tuple(o for o in finished.outcomes if o.name in ("resolve", "similarity", "baselines"))
     first = UnitRequest("u", "j", "search", "family-1", ADVANCE, 0, -1, 1, "d", spec, {}, before)
     context = Context(finished.home, finished.home, "cpu", lambda fraction, message: None)
-    outcome = run_unit(first, context)
-    assert ("hours" in outcome.result.get("notes", {}).get("degraded", "")) == said
+    reason = run_unit(first, context).result.get("notes", {}).get("degraded", "")
+    assert [word for word in ("hours", "another job") if word in reason] == said
     later = replace(first, advances=({"proposed": []},))
     assert "notes" not in run_unit(later, context).result
