@@ -136,7 +136,10 @@ class Published(Answer):
 
 
 class Job(Answer):
-    """A job. `spec` is immutable and complete: every reference resolved, every default filled in."""
+    """A job. `spec` is immutable and complete: every reference resolved, every default filled in.
+
+    `chain` names the stages that it goes through, in order; `stages` are those that are known so far.
+    """
 
     id: str
     object: Literal["job"]
@@ -154,6 +157,7 @@ class Job(Answer):
     reproducible: bool
     warnings: list[str]
     progress: Progress
+    chain: list[str]
     stages: list[Stage]
     result: JobResult | None
     published: Published | None

@@ -77,6 +77,7 @@ def job(
         reproducible=row.reproducible,
         warnings=_warnings(row),
         progress=_progress(row, shown),
+        chain=_chain(row),
         stages=shown,
         result=_result(row, artifacts),
         published=_published(row),
@@ -216,8 +217,12 @@ def _stage(row: tables.Stage, units: schemas.UnitCounts) -> schemas.Stage:
     )
 
 
+def _chain(row: tables.Job) -> list[str]:
+    return list(stage_names(row.kind, publishes=row.spec.get("publish") is not None))
+
+
 def _progress(row: tables.Job, stages: Sequence[schemas.Stage]) -> schemas.Progress:
-    names = stage_names(row.kind, publishes=row.spec.get("publish") is not None)
+    names = _chain(row)
     done = sum(_share([stage for stage in stages if stage.name == name]) for name in names) / len(names)
     units = schemas.UnitCounts(
         finished=sum(stage.units.finished for stage in stages), total=sum(stage.units.total for stage in stages)

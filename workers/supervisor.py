@@ -222,6 +222,8 @@ def _open_port(wanted: int | None) -> Iterator[socket.socket]:
     """A socket bound to 127.0.0.1 on the wanted port, or on the first free one from the default on."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # uvicorn takes a socket handed over for a Unix one and leaves Nagle's delay on; accepted ones inherit this.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for port in [wanted] if wanted is not None else range(DEFAULT_PORT, DEFAULT_PORT + 100):
             try:
                 listener.bind(("127.0.0.1", port))

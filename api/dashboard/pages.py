@@ -8,7 +8,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.staticfiles import StaticFiles
 
 from api.dependencies import known_id
-from glue.plans.model_glue import stage_names
 
 STATIC = Path(__file__).parent / "static"
 
@@ -25,7 +24,7 @@ def jobs_page() -> str:
 @router.get("/jobs/{job_id}")
 def job_page(job_id: str) -> str:
     """One job; whether there is such a job is told by the API alone."""
-    return _pages.get_template("job.html").render(job_id=known_id("job", job_id), stages=stage_names())
+    return _pages.get_template("job.html").render(job_id=known_id("job", job_id))
 
 
 def install(app: FastAPI) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import httpx
 TIMEOUT_SECONDS = 30.0
 # The headers of a large zoo on the Hub take a while the first time.
 PREFLIGHT_SECONDS = 300.0
+_RESEND_SECONDS = (0.5, 2.0)
 DEFAULT_HOME = Path("~/.glue")
 
 
@@ -71,7 +73,19 @@ class Client:
         return self._json("POST", "/v1/zoos", json=spec)
 
     def submit(self, spec: dict[str, Any], idempotency_key: str) -> dict[str, Any]:
-        """Submit a job; the same key submits it once, however often it is sent."""
+        """Submit a job; the same key submits it once, however often it is sent, so a lost answer is asked for again.
+
+        Raises:
+            UnreachableError: the service did not answer any of the tries.
+        """
+        for pause in _RESEND_SECONDS:
+            try:
+                return self._submit(spec, idempotency_key)
+            except UnreachableError:
+                time.sleep(pause)
+        return self._submit(spec, idempotency_key)
+
+    def _submit(self, spec: dict[str, Any], idempotency_key: str) -> dict[str, Any]:
         return self._json("POST", "/v1/jobs", json=spec, headers={"Idempotency-Key": idempotency_key})
 
     def preflight(self, body: dict[str, Any]) -> dict[str, Any]:

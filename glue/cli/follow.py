@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from glue.cli.client import Client, UnreachableError
-from glue.plans.model_glue import stage_names
 
 POLL_SECONDS = 0.5
 # A service that is being restarted or upgraded is back within this time; the job does not notice.
@@ -57,7 +56,7 @@ class _Stages:
         self._tasks: dict[str, TaskID] = {}
 
     def show(self, job: dict[str, Any]) -> None:
-        for name in stage_names(job["kind"], publishes=job["spec"].get("publish") is not None):
+        for name in job["chain"]:
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=1, start=False, note="")
             runs = [stage for stage in job["stages"] if stage["name"] == name]

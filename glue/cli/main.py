@@ -3,6 +3,7 @@
 import typer
 
 from glue.cli import hub, jobs
+from glue.cli.cluster import cluster
 from glue.cli.convert import convert
 from glue.cli.merge import merge
 from glue.cli.mix import mix
@@ -28,6 +29,7 @@ app.command()(merge)
 app.command()(mix)
 app.command()(stack)
 app.command()(convert)
+app.command()(cluster)
 app.command()(preflight)
 app.add_typer(jobs.zoo_app, name="zoo")
 app.add_typer(hub.hub_token_app, name="hub-token")

@@ -1,5 +1,6 @@
 """The report's pictures: similarity heat map, search trace, final bars. The same report gives the same bytes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,16 @@ def _similarity(report: dict[str, Any]) -> Figure:
     for matrix in report["similarity"]:
         places = [names.index(name) for name in matrix["members"]]
         values[np.ix_(places, places)] = matrix["values"]
+    return _heat_map(names, values)
+
+
+def draw_similarity(names: Sequence[str], values: Sequence[Sequence[float]], path: Path) -> None:
+    """Write the heat map of a similarity matrix of these models."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _save(_heat_map(names, np.array(values)), path)
+
+
+def _heat_map(names: Sequence[str], values: np.ndarray[Any, Any]) -> Figure:
     size = max(3.6, 0.62 * len(names) + 1.6)
     figure, axes = _axes(size + 0.8, size, "Similarity (column cosine)")
     image = axes.imshow(values, vmin=min(0.0, float(np.nanmin(values))), vmax=1.0, cmap="Blues")
@@ -61,7 +72,8 @@ def _similarity(report: dict[str, Any]) -> Figure:
 def _write_values(axes: Axes, values: np.ndarray[Any, Any]) -> None:
     for row, column in np.ndindex(values.shape):
         value = values[row, column]
-        text = "-" if np.isnan(value) else f"{value:.2f}"
+        # Adding zero makes -0.0 a plain 0.
+        text = "-" if np.isnan(value) else f"{round(float(value), 2) + 0.0:.2f}"
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if value > 0.6 else MUTED)
 
 

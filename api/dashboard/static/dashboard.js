@@ -233,7 +233,19 @@ function showJob(job) {
     byId("job-error").textContent = [`${job.error.reason}: ${job.error.detail}`, ...problems].join("\n");
   }
   if (!byId("spec").textContent) byId("spec").textContent = JSON.stringify(job.spec, null, 2);
+  showChain(job.chain);
   showStages(job.stages);
+}
+
+function showChain(names) {
+  const list = document.getElementById("stages");
+  if (list.children.length) return;  // a job's chain never changes
+  for (const name of names) {
+    const line = document.getElementById("stage-line").content.firstElementChild.cloneNode(true);
+    line.dataset.stage = name;
+    line.querySelector(".stage-name").textContent = name;
+    list.append(line);
+  }
 }
 
 function showStages(stages) {

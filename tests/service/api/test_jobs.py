@@ -48,6 +48,8 @@ class TestCreate:
         assert submitted["spec_digest"].startswith("sha256:")
         assert submitted["progress"] == {"percent": 0, "stage": None, "units": {"finished": 0, "total": 2}}
         assert [stage["name"] for stage in submitted["stages"]][:2] == ["resolve", "similarity"]
+        assert submitted["chain"][0] == "resolve"
+        assert submitted["chain"][-1] == "report"
         assert submitted["result"] is submitted["error"] is submitted["finished_at"] is None
         assert submitted["created_at"].endswith("Z")
         assert submitted["initiator"] == {"type": "owner", "id": "ann"}

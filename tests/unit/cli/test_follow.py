@@ -24,7 +24,7 @@ class Ended(Client):
 def shown(kind: str, names: list[str], **spec: Any) -> list[str]:
     run = {"status": "succeeded", "started_at": "2026-01-01T00:00:00Z", "units": {"finished": 1, "total": 1}}
     stages = [{"name": name, **run} for name in names]
-    job = {"kind": kind, "spec": spec, "status": "succeeded", "status_message": None, "stages": stages}
+    job = {"kind": kind, "spec": spec, "chain": names, "status": "succeeded", "status_message": None, "stages": stages}
     out = StringIO()
     with Ended(job) as client:
         assert follow(client, "job_1", Console(file=out, width=80)) == job
