@@ -95,8 +95,24 @@ def embedding_parameter(config: Mapping[str, Any]) -> str:
         IncompatibleModelsError: transformers knows no causal language model for this config.
     """
     model = meta_model(config)
-    weight = model.get_input_embeddings().weight
-    return next(name for name, parameter in model.named_parameters() if parameter is weight)
+    return _parameter(model, model.get_input_embeddings().weight)
+
+
+def head_parameter(config: Mapping[str, Any]) -> str:
+    """The full name of the head's weight; of a tied one that of the embedding.
+
+    Raises:
+        IncompatibleModelsError: transformers knows no causal language model for this config.
+    """
+    model = meta_model(config)
+    return _parameter(model, model.get_output_embeddings().weight)
+
+
+def _parameter(model: PreTrainedModel, weight: Any) -> str:
+    name = next(name for name, parameter in model.named_parameters() if parameter is weight)
+    # Checkpoints keep names that some architectures have given up in memory.
+    stored: str = next(iter(revert_weight_conversion(model, {name: weight})))
+    return stored
 
 
 def stored_tensors(architecture: Architecture, tensors: Mapping[str, TensorInfo], model: str) -> dict[str, TensorInfo]:

@@ -9,16 +9,15 @@ from torch import Tensor
 from glue.checkpoints.reader import Checkpoint
 from glue.checkpoints.vocabulary import Row, RowMap
 from glue.merging.blocks import Block, Grid
+from glue.merging.tree import Leaf
 
 
 class AlignedSource:
     """Rows of a stored tensor in the order of the result's vocabulary."""
 
-    def __init__(
-        self, model: str, tensor: str, rows: RowMap, checkpoints: Mapping[str, Checkpoint], grid: Grid
-    ) -> None:
-        self.key = model
-        self._tensor, self._rows, self._checkpoints, self._grid = tensor, rows, checkpoints, grid
+    def __init__(self, leaf: Leaf, rows: RowMap, checkpoints: Mapping[str, Checkpoint], grid: Grid) -> None:
+        self.key = leaf.model
+        self._leaf, self._rows, self._checkpoints, self._grid = leaf, rows, checkpoints, grid
 
     def read(self, block: Block) -> Tensor:
         """The block in fp32."""
@@ -47,7 +46,8 @@ class AlignedSource:
 
     def _stored(self, model: str, row: int, count: int) -> Tensor:
         columns = self._grid.columns
-        flat = self._checkpoints[model].read_flat(self._tensor, row * columns, (row + count) * columns)
+        tensor = self._leaf.donors.get(model, self._leaf.tensor)
+        flat = self._checkpoints[model].read_flat(tensor, row * columns, (row + count) * columns)
         return flat.to(torch.float32).view(count, columns)
 
     @cached_property

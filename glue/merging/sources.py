@@ -54,7 +54,7 @@ def source_of(node: Node, checkpoints: Mapping[str, Checkpoint], grid: Grid, ten
     """
     if isinstance(node, Leaf):
         if node.rows is not None:
-            return AlignedSource(node.model, node.tensor, node.rows, checkpoints, grid)
+            return AlignedSource(node, node.rows, checkpoints, grid)
         return StoredSource(node, checkpoints[node.model], grid)
     inputs = tuple(source_of(branch, checkpoints, grid, tensor) for branch in node.inputs)
     base = source_of(node.base, checkpoints, grid, tensor) if node.base is not None else None

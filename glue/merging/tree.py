@@ -4,8 +4,8 @@ An expression says what is merged for a whole model; a tree says it for one tens
 resolved for that tensor.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 
 from glue.checkpoints.vocabulary import RowMap
@@ -18,11 +18,15 @@ from glue.specs.expression import Member, Merge, expression_digest, layers_named
 
 @dataclass(frozen=True)
 class Leaf:
-    """A stored tensor of a model; `rows` brings an embedding to another vocabulary."""
+    """A stored tensor of a model; `rows` brings an embedding to another vocabulary.
+
+    Rows that it lacks come from other models; `donors` names their tensors where they are called otherwise.
+    """
 
     model: str
     tensor: str
     rows: RowMap | None = None
+    donors: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from glue.checkpoints.architecture import embedding_parameter
 from glue.checkpoints.parts import part_config, untied_tensors
 from glue.merging.layers import count_key, layer_name
 from glue.references.reading import refusal
@@ -49,7 +48,7 @@ def mixed_stack(
         untied_tensors(part.model.name, part.model.checkpoint)
     for part, settings in zip(parts[1:], (config.parts or [])[1:], strict=True):
         _check_passes_on(part.model.name, settings)
-    return _plain(config), _trees(config, parts, vocabulary, models[0])
+    return _plain(config), _trees(config, parts, vocabulary)
 
 
 def _parts(models: Sequence[StackModel], places: Sequence[Place]) -> list[_Part]:
@@ -89,13 +88,10 @@ def _plain(config: GlueStackConfig) -> dict[str, Any]:
     return settings | {"architectures": [GlueStackForCausalLM.__name__]}
 
 
-def _trees(config: GlueStackConfig, parts: Sequence[_Part], vocabulary: Vocabulary, first: StackModel) -> Trees:
+def _trees(config: GlueStackConfig, parts: Sequence[_Part], vocabulary: Vocabulary) -> Trees:
     trees: Trees = {}
-    for name, shape in _expected(config, first.name).items():
-        if name.startswith("embedding."):
-            source, tensor = first, embedding_parameter(first.checkpoint.config)
-        else:
-            source, tensor = _origin(name, parts)
+    for name, shape in _expected(config, parts[0].model.name).items():
+        source, tensor = _origin(name, parts)
         leaf, found = vocabulary.leaf(source, tensor)
         if found != shape:
             detail = f"{tensor} of {source.name} has shape {found}, the stack needs {shape}"

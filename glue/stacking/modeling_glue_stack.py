@@ -1,7 +1,7 @@
 """A stack of parts: layers of different architectures and one width, one on top of the other.
 
 This file travels with the checkpoint and needs torch and transformers, nothing else. Each part is a stock model
-with some of its layers: the first brings the embedding, the last its norm and head, those between neither. What
+with some of its layers: the first keeps its embedding, the last its norm and head, those between neither. What
 one part gives is what the next one takes for embeddings (Model-GLUE, arXiv 2410.05357, appendix: stacking).
 """
 
@@ -86,9 +86,8 @@ class GlueStackForCausalLM(PreTrainedModel, GenerationMixin):
         *lower, top = config.part_configs()
         models = [headless(part, settings) for part in lower]
         models.append(AutoModelForCausalLM.from_config(top, **settings))
-        self.embedding = models[0].get_input_embeddings()
-        for model in models:
-            # Every part is given embeddings; a weight here would be stored and never read.
+        for model in models[1:]:
+            # They are given states; a weight here would be stored and never read.
             model.set_input_embeddings(nn.Identity())
         self.parts = nn.ModuleList(models)
         self._part_configs = [model.config for model in models]
@@ -98,7 +97,10 @@ class GlueStackForCausalLM(PreTrainedModel, GenerationMixin):
         self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.embedding
+        # It stays inside its model, which alone knows how to set up what it scales its rows with.
+        bottom: Any = self.parts[0]
+        embeddings: nn.Module = bottom.get_input_embeddings()
+        return embeddings
 
     def forward(
         self,
@@ -117,7 +119,7 @@ class GlueStackForCausalLM(PreTrainedModel, GenerationMixin):
 
         Without `position_ids` the mask is counted, so that padding on the left shifts nothing.
         """
-        states: Tensor = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        states: Tensor = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
         if past_key_values is None and (use_cache is None or use_cache):
             past_key_values = self._new_cache()
         if past_key_values is not None and not past_key_values.layers:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from glue.checkpoints.architecture import Architecture, architecture_of, meta_model
+from glue.checkpoints.architecture import Architecture, architecture_of, embedding_parameter, head_parameter, meta_model
 from glue.checkpoints.parts import own_tensors
 from glue.checkpoints.reader import Checkpoint
 from glue.merging.layers import layer_count, layer_name
@@ -56,6 +56,16 @@ class StackModel:
         return bool(self.architecture.tied)
 
     @property
+    def embedding(self) -> str:
+        """The full name of its embedding."""
+        return embedding_parameter(self.checkpoint.config)
+
+    @property
+    def head(self) -> str:
+        """The full name of its head; of a tied one that of the embedding."""
+        return head_parameter(self.checkpoint.config)
+
+    @property
     def depth(self) -> int:
         """The number of layers."""
         return layer_count(self.checkpoint.config)
@@ -82,6 +92,8 @@ class Vocabulary:
     ) -> None:
         checkpoints = {model.key: model.checkpoint for model in models}
         self.tokenizer: MergedTokenizer | None = merged_tokenizer(file, references, checkpoints)
+        self._embeddings = {model.key: model.tensors[model.embedding].name for model in models}
+        self._heads = {model.key: model.tensors[model.head].name for model in models}
         if self.tokenizer is None:
             _check_one_tokenizer(models)
 
@@ -105,7 +117,8 @@ class Vocabulary:
             return Leaf(model.key, info.name), info.shape
         if len(info.shape) == 1:
             raise IncompatibleModelsError(f"{info.name} is a vector over the vocabulary; it cannot be re-ordered")
-        return Leaf(model.key, info.name, rows), (rows.rows, *info.shape[1:])
+        donors = self._embeddings if tensor == model.embedding else self._heads
+        return Leaf(model.key, info.name, rows, donors), (rows.rows, *info.shape[1:])
 
 
 def mean_of(leaves: Sequence[Leaf]) -> Node:
