@@ -1,7 +1,6 @@
 """`/v1/preflight`: what a job or a zoo would meet, told before anything is stored or any weight is read."""
 
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 
 from fastapi import APIRouter
@@ -12,9 +11,9 @@ from api.bodies import Body
 from api.dependencies import CurrentSettings, Hub, Owner, Store
 from api.routes.jobs import resolved, subject_of
 from api.settings import Settings
-from glue.records import tables
 from glue.records.database import database_time
 from glue.records.errors import NotFoundError
+from glue.records.measures import PRESENT
 from glue.records.workers import WorkerView, list_workers
 from glue.records.zoos import get_zoo
 from glue.references.findings import Findings
@@ -28,8 +27,6 @@ from glue.specs.kinds import AnyJobRequest, parse_request
 from glue.specs.preflight import Preflight
 from glue.specs.zoo import ZooSpec
 
-_SILENT = timedelta(minutes=2)
-
 router = APIRouter(prefix="/v1/preflight", tags=["jobs"])
 
 
@@ -42,7 +39,7 @@ def preflight_job(body: Body, owner: Owner, store: Store, settings: CurrentSetti
     """
     looked = _look(body, owner, store, settings, hub)
     with store.transaction() as session:
-        since = database_time(session) - _SILENT
+        since = database_time(session) - PRESENT
         workers = [each for each in list_workers(session) if each.beat_at > since and not each.draining]
     kind = "zoo" if _is_zoo(body) else str(body.get("kind", "model_glue")) if isinstance(body, dict) else ""
     return preflight(kind, looked.request, looked.models, looked.problems, _room(settings, workers))
@@ -78,35 +75,27 @@ def _look(body: Any, owner: str, store: Store, settings: Settings, hub: HubAcces
             examined = examine_job(looked.request, zoo, settings.roots, 0, hub)
             looked.models, looked.problems = list(examined.models), [*looked.problems, *examined.findings.problems]
     else:
-        _find(zoo, settings, hub, looked, told=False)
-        _resolve(looked.request, zoo, owner, store, settings, hub, looked)
+        _resolve(looked.request, owner, store, settings, hub, looked)
     return looked
 
 
 def _resolve(
-    request: AnyJobRequest,
-    zoo: ZooSpec | None,
-    owner: str,
-    store: Store,
-    settings: Settings,
-    hub: HubAccess,
-    looked: _Looked,
+    request: AnyJobRequest, owner: str, store: Store, settings: Settings, hub: HubAccess, looked: _Looked
 ) -> None:
-    """A submission of any kind, up to where it would be stored."""
+    """A submission without a zoo, up to where it would be stored."""
     try:
         with store.transaction() as session:
-            named = getattr(request, "zoo", None)
-            subject = tables.Zoo(spec=zoo.as_json()) if named and zoo else subject_of(session, owner, request)
+            subject = subject_of(session, owner, request)
         resolved(request, subject, settings, hub)
     except GlueError as error:
         looked.note(error)
 
 
-def _find(zoo: ZooSpec | None, settings: Settings, hub: HubAccess, looked: _Looked, told: bool = True) -> None:
+def _find(zoo: ZooSpec | None, settings: Settings, hub: HubAccess, looked: _Looked) -> None:
     if zoo is not None:
         findings = Findings()
         looked.models = find_models(zoo, settings.roots, findings, hub)
-        looked.problems += findings.problems if told else []
+        looked.problems += findings.problems
 
 
 def _is_zoo(body: Any) -> bool:

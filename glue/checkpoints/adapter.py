@@ -6,7 +6,7 @@ As in PEFT's `merge_and_unload` the product is taken in fp32 and the sum is roun
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -104,6 +104,16 @@ class AdaptedCheckpoint(Checkpoint):
         if change is None:
             return stored
         return (stored.to(torch.float32) + change.flat(start, stop)).to(stored.dtype)
+
+
+def open_checkpoint(folders: Sequence[Path]) -> Checkpoint:
+    """The checkpoint in a folder, or the one with an adapter's folder on top of it.
+
+    Raises:
+        IncompatibleModelsError: it is incomplete, or the adapter does not fit the model.
+        InvalidInputError: the adapter is of a kind that is not supported.
+    """
+    return Checkpoint.open(*folders) if len(folders) == 1 else AdaptedCheckpoint.open_adapted(*folders)
 
 
 def _settings(adapter: Path) -> dict[str, Any]:

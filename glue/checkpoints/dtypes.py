@@ -1,5 +1,8 @@
 """Safetensors' names of dtypes and torch's. Knows nothing of files."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 _TORCH = {
@@ -40,6 +43,11 @@ def safetensors_name(dtype: torch.dtype) -> str:
     if dtype not in _NAMES:
         raise ValueError(f"tensors of dtype {dtype} cannot be stored")
     return _NAMES[dtype]
+
+
+def dtype_name(config: Mapping[str, Any]) -> str:
+    """The dtype that a model's config names, in the words of old and new configs; `float32` if it names none."""
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
 
 
 def config_dtype(name: str) -> torch.dtype:

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from glue.checkpoints.adapter import AdaptedCheckpoint
+from glue.checkpoints.adapter import open_checkpoint
 from glue.checkpoints.reader import Checkpoint
 from glue.clustering.linkage import families
 from glue.clustering.similarity import Progress, compare
@@ -49,7 +49,7 @@ def _opened(model: str) -> Checkpoint:
     for folder in folders:
         if not folder.is_dir():
             raise _invalid("/models", f"{folder} is not a folder", "give a model's folder, or folder+adapter")
-    return Checkpoint.open(folders[0]) if len(folders) == 1 else AdaptedCheckpoint.open_adapted(*folders)
+    return open_checkpoint(folders)
 
 
 def _names(models: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from glue.checkpoints.adapter import AdaptedCheckpoint
+from glue.checkpoints.adapter import open_checkpoint
 from glue.checkpoints.companions import copy_companions, saved_config, write_config
 from glue.checkpoints.dtypes import safetensors_name
 from glue.checkpoints.reader import Checkpoint
@@ -55,7 +55,7 @@ class MergedCheckpoint(Checkpoint):
         """
         with ExitStack() as stack:
             names = names_of(file)
-            opened = {names[each]: stack.enter_context(_opened(locate(each))) for each in names}
+            opened = {names[each]: stack.enter_context(open_checkpoint(locate(each))) for each in names}
             recipe = recipe_of_file(file, opened)
             home = Path(stack.enter_context(TemporaryDirectory(prefix="glue-")))
             folder = _write_companions(recipe, home / _COMPANIONS, stored_dtype(file, opened))
@@ -99,11 +99,7 @@ def open_source(source: ModelSource, locate: Locate) -> Checkpoint:
     if source.merge is not None:
         return MergedCheckpoint.open_merged(source.merge, locate)
     assert source.reference is not None, "a source that is no merge names a folder"
-    return _opened(locate(source.reference))
-
-
-def _opened(folders: tuple[Path, ...]) -> Checkpoint:
-    return Checkpoint.open(*folders) if len(folders) == 1 else AdaptedCheckpoint.open_adapted(*folders)
+    return open_checkpoint(locate(source.reference))
 
 
 def _write_companions(recipe: Recipe, folder: Path, dtype: str) -> Path:

@@ -12,7 +12,7 @@ import torch
 from pydantic.fields import FieldInfo
 
 from glue.checkpoints.architecture import architecture_of, stored_tensors
-from glue.checkpoints.dtypes import config_dtype
+from glue.checkpoints.dtypes import config_dtype, dtype_name
 from glue.checkpoints.reader import Checkpoint
 from glue.checkpoints.shards import PlannedTensor
 from glue.checkpoints.vocabulary import load_tokenizer
@@ -51,7 +51,7 @@ def names_of(file: MergekitFile) -> dict[ModelReference, str]:
 def stored_dtype(file: MergekitFile, checkpoints: Mapping[str, Checkpoint]) -> str:
     """The dtype in which the result is stored: `out_dtype`, else `dtype`, else that of the first model."""
     first = checkpoints[names_of(file)[file.references()[0]]].config
-    return str(file.out_dtype or file.dtype or first.get("dtype") or first.get("torch_dtype") or "float32")
+    return str(file.out_dtype or file.dtype or dtype_name(first))
 
 
 def recipe_of_file(

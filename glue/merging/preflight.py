@@ -3,9 +3,10 @@
 from contextlib import ExitStack
 from pathlib import Path
 
+from glue.checkpoints.adapter import open_checkpoint
 from glue.merging.mergekit_plan import names_of, recipe_of_file
 from glue.merging.mergekit_yaml import MergekitFile, ModelReference, read_mergekit_file
-from glue.merging.run import model_folders, notes_on, opened
+from glue.merging.run import model_folders, notes_on
 from glue.references.findings import Findings
 from glue.references.models import FoundModel, find_folder
 from glue.references.preflight import free_bytes, preflight_merge
@@ -56,7 +57,7 @@ def _written(file: MergekitFile, folders: dict[ModelReference, tuple[Path, ...]]
     with ExitStack() as stack:
         names = names_of(file)
         try:
-            checkpoints = {names[each]: stack.enter_context(opened(folders[each])) for each in names}
+            checkpoints = {names[each]: stack.enter_context(open_checkpoint(folders[each])) for each in names}
             recipe = recipe_of_file(file, checkpoints)
         except GlueError as error:
             # What comes without a problem of its own would be lost among those that have one.

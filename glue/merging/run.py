@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from glue.checkpoints.adapter import AdaptedCheckpoint
-from glue.checkpoints.disk import flush_folder
-from glue.checkpoints.reader import Checkpoint
+from glue.checkpoints.adapter import open_checkpoint
+from glue.checkpoints.disk import TOKEN, give_name, work_folder
 from glue.checkpoints.writer import Progress
 from glue.merging.engine import write_recipe
 from glue.merging.mergekit_plan import names_of, recipe_of_file, stored_dtype, unused_parameters
@@ -14,9 +13,6 @@ from glue.merging.mergekit_yaml import MergekitFile, ModelReference, read_mergek
 from glue.references.folders import folder_commit
 from glue.specs.digests import digest_of
 from glue.specs.errors import InvalidInputError, Problem
-
-# The work folder's name is the digest of the inputs, so two runs that meet there write the same bytes.
-TOKEN = 0
 
 
 def merge_file(
@@ -45,9 +41,9 @@ def merge_file(
     defaults = {} if seed is None else {"seed": seed}
     with ExitStack() as stack:
         names = names_of(file)
-        checkpoints = {names[each]: stack.enter_context(opened(folders[each])) for each in names}
+        checkpoints = {names[each]: stack.enter_context(open_checkpoint(folders[each])) for each in names}
         recipe = recipe_of_file(file, checkpoints, defaults)
-        work = out.with_name(f".{out.name}.{_inputs_digest(file, folders, shard_bytes, seed)[:16]}.partial")
+        work = work_folder(out, _inputs_digest(file, folders, shard_bytes, seed))
         write_recipe(
             recipe,
             checkpoints,
@@ -59,8 +55,7 @@ def merge_file(
         )
     if check is not None:
         check(work)
-    work.rename(out)
-    flush_folder(out.parent)
+    give_name(work, out)
 
 
 def model_folders(reference: ModelReference, relative_to: Path) -> tuple[Path, ...]:
@@ -77,16 +72,6 @@ def model_folders(reference: ModelReference, relative_to: Path) -> tuple[Path, .
             fix = "give a folder; a model of the Hub has to be downloaded first"
             raise _invalid("/models", f"{name} is not a folder", fix)
     return folders
-
-
-def opened(folders: tuple[Path, ...]) -> Checkpoint:
-    """The checkpoint in a folder, or the one with an adapter's folder on top of it.
-
-    Raises:
-        IncompatibleModelsError: it is incomplete.
-        InvalidInputError: the adapter is of a kind that is not supported.
-    """
-    return Checkpoint.open(*folders) if len(folders) == 1 else AdaptedCheckpoint.open_adapted(*folders)
 
 
 def _inputs_digest(

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from glue.checkpoints.architecture import meta_model
-from glue.checkpoints.disk import flush_folder
+from glue.checkpoints.disk import TOKEN, give_name, work_folder
 from glue.checkpoints.dtypes import config_dtype
 from glue.checkpoints.manifest import write_manifest
 from glue.checkpoints.writer import Progress
@@ -43,15 +43,11 @@ from glue.mixture.router import (
 from glue.mixture.training import RouterTraining, train_layer_routers, train_router
 from glue.mixture.writing import ExpertSource, Output
 from glue.references.folders import folder_commit, read_config
-from glue.references.signature import tokenizer_digest
+from glue.references.signature import has_tokenizer, tokenizer_digest
 from glue.specs.digests import digest_of
 from glue.specs.errors import IncompatibleModelsError, InvalidInputError, Problem
 
-# The work folder's name is the digest of the inputs, so two runs that meet there write the same bytes.
-TOKEN = 0
 DEFAULT_SEED = 0
-
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True)
@@ -107,13 +103,10 @@ def mix_file(path: Path, out: Path, *, shard_bytes: int, seed: int | None, progr
         raise _invalid("/out", f"{out} exists already", "remove it, or choose another folder")
     mix = _found(file, path.parent, seed)
     _check_dense_layers(mix)
-    output = Output(
-        out.with_name(f".{out.name}.{_inputs_digest(mix, shard_bytes)[:16]}.partial"), shard_bytes, TOKEN, progress
-    )
+    output = Output(work_folder(out, _inputs_digest(mix, shard_bytes)), shard_bytes, TOKEN, progress)
     notes = (*_tokenizer_note(mix), *_LEVELS[file.level](mix, output))
     write_manifest(output.folder, TOKEN)
-    output.folder.rename(out)
-    flush_folder(out.parent)
+    give_name(output.folder, out)
     return notes
 
 
@@ -134,9 +127,7 @@ def _tokenizer_note(mix: _Mix) -> tuple[str, ...]:
     """A word about experts that read other ids than the base; an error where their embeddings are used."""
     own = tokenizer_digest(mix.base.folder)
     others = [
-        expert.name
-        for expert in mix.experts
-        if any((expert.folder / name).is_file() for name in _TOKENIZERS) and tokenizer_digest(expert.folder) != own
+        expert.name for expert in mix.experts if has_tokenizer(expert.folder) and tokenizer_digest(expert.folder) != own
     ]
     if not others:
         return ()

@@ -3,6 +3,7 @@
 The problems are those of a submission, found by the same code. Reads no weight and opens no database.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -22,7 +23,7 @@ from glue.specs.digests import digest_of
 from glue.specs.errors import Problem
 from glue.specs.job import JobRequest
 from glue.specs.preflight import DiskEstimate, Finding, ModelFacts, Preflight, StageEstimate
-from glue.specs.search import TASK_VECTOR_METHODS, SampledSearch
+from glue.specs.search import takes_task_vectors
 from glue.specs.zoo import BASE
 
 GIGA = 1e9
@@ -56,10 +57,7 @@ def preflight(
     warnings = list(chain(_unlike(seen), _contexts(seen, groups), _dtypes(seen), _licences(models, problems)))
     if isinstance(request, JobRequest) and groups:
         downloads = [each.download_bytes for each in facts]
-        slots: dict[str, int] = {}
-        for classes, _ in room.workers:
-            for each in classes:
-                slots[each] = slots.get(each, 0) + 1
+        slots = Counter(name for classes, _ in room.workers for name in classes)
         sizes = [[one.size for one in group] for group in groups]
         stages = estimate_stages(request, sizes, downloads, Workers(slots, room.on_device), speeds)
         alone = [[size] for group in sizes for size in group]
@@ -107,6 +105,7 @@ class _Seen:
     model: FoundModel
     config: Mapping[str, Any]
     parts: Mapping[str, Any]
+    signature: str
     size: ModelSize
     dtype: str
 
@@ -117,11 +116,12 @@ class _Seen:
 
 def _look_at(model: FoundModel) -> _Seen:
     config, tensors = read_config(model.headers), folder_tensors(model.headers)
-    by_dtype: dict[str, int] = {}
+    by_dtype: Counter[str] = Counter()
     for info in tensors.values():
-        by_dtype[info.dtype] = by_dtype.get(info.dtype, 0) + prod(info.shape)
+        by_dtype[info.dtype] += prod(info.shape)
+    parts = signature_parts(config, tensors)
     size = ModelSize(sum(by_dtype.values()), sum(info.end - info.start for info in tensors.values()))
-    return _Seen(model, config, signature_parts(config, tensors), size, max(by_dtype, key=by_dtype.__getitem__))
+    return _Seen(model, config, parts, digest_of(parts), size, max(by_dtype, key=by_dtype.__getitem__))
 
 
 def _groups(seen: Sequence[_Seen]) -> list[list[_Seen]]:
@@ -129,7 +129,7 @@ def _groups(seen: Sequence[_Seen]) -> list[list[_Seen]]:
     groups: dict[tuple[str, Any], list[_Seen]] = {}
     for each in seen:
         if each.model.name != BASE:
-            groups.setdefault((digest_of(each.parts), each.vocabulary), []).append(each)
+            groups.setdefault((each.signature, each.vocabulary), []).append(each)
     return list(groups.values())
 
 
@@ -147,7 +147,7 @@ def _facts(seen: _Seen, groups: Sequence[Sequence[_Seen]]) -> ModelFacts:
         context=_context(seen),
         rope={key: value for key, value in (rope.get("rope") or {}).items() if value is not None},
         tokenizer=model.tokenizer,
-        signature=digest_of(seen.parts),
+        signature=seen.signature,
         group=next((number for number, group in enumerate(groups, 1) if seen in group), None),
         licence=model.licence,
         download_bytes=_to_download(model),
@@ -215,9 +215,8 @@ def _licences(models: Sequence[FoundModel], problems: Sequence[Problem]) -> Iter
 
 
 def _base_differs(request: JobRequest, seen: Sequence[_Seen]) -> Iterator[Finding]:
-    methods = request.search.methods if isinstance(request.search, SampledSearch) else ()
     base = next((each for each in seen if each.model.name == BASE), None)
-    if base is None or not (request.clustering.weights == "task_vector" or set(methods) & set(TASK_VECTOR_METHODS)):
+    if base is None or not (request.clustering.weights == "task_vector" or takes_task_vectors(request.search)):
         return
     for each in seen:
         found = list(differences(base.parts, each.parts))

@@ -16,7 +16,7 @@ from glue.references.tasks import find_tasks
 from glue.specs.errors import InvalidInputError, Problem
 from glue.specs.job import JobRequest, JobSpec, ResolvedModel
 from glue.specs.publish import PublishJobSpec, PublishRequest, PublishSpec
-from glue.specs.search import TASK_VECTOR_METHODS, SampledSearch
+from glue.specs.search import takes_task_vectors
 from glue.specs.zoo import ZooSpec
 
 
@@ -141,6 +141,6 @@ def _check_base(request: JobRequest, zoo: ZooSpec, findings: Findings) -> None:
     if request.clustering.weights == "task_vector":
         problem = Problem("", "no_base", detail, "add 'base' to the zoo, or set weights to raw")
         findings.add(InvalidInputError(detail, [problem]), "/clustering/weights", "clustering")
-    if isinstance(request.search, SampledSearch) and set(request.search.methods) & set(TASK_VECTOR_METHODS):
+    if takes_task_vectors(request.search):
         problem = Problem("", "no_base", detail, "add 'base' to the zoo, or search linear merges only")
         findings.add(InvalidInputError(detail, [problem]), "/search/methods", "search")

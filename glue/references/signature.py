@@ -16,6 +16,8 @@ from glue.specs.digests import digest_of
 MAX_TOKENIZER_BYTES = 256 * 1024 * 1024
 
 _SLOW_TOKENIZER_FILES = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "spiece.model")
+# One of these makes a folder's tokenizer.
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _TOKENIZER_SETTINGS = ("add_bos_token", "add_eos_token", "bos_token")
 _ROPE_NAMES = {
     "rope_theta": ("rope_theta", "rotary_emb_base"),
@@ -103,6 +105,11 @@ def tokenizer_digest(folder: Path) -> str:
         raise refusal("no_tokenizer", "the folder has no tokenizer", "save the model's tokenizer beside it")
     names = (*present, "added_tokens.json")
     return digest_of({"slow": dict(_file_digests(folder, names)), "settings": settings})
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a tokenizer lies in the folder, fast or slow."""
+    return any((folder / name).is_file() for name in _TOKENIZERS)
 
 
 def _unlike_tensors(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:

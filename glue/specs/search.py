@@ -147,6 +147,11 @@ class DataFlow(StrategySpec):
     budget: Budget = Budget()
 
 
+def takes_task_vectors(search: "SearchSpec") -> bool:
+    """Whether any method of the search merges what was learned after the base, and so needs one."""
+    return isinstance(search, SampledSearch) and not set(TASK_VECTOR_METHODS).isdisjoint(search.methods)
+
+
 def _default_strategy(value: object) -> object:
     if isinstance(value, dict) and "strategy" not in value:
         return {"strategy": HeuristicCoefficient().strategy, **value}

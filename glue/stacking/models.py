@@ -14,10 +14,8 @@ from glue.merging.methods import method_of
 from glue.merging.tree import Leaf, Node, Operation
 from glue.references.headers import TensorInfo
 from glue.references.reading import refusal
-from glue.references.signature import tokenizer_digest
+from glue.references.signature import has_tokenizer, tokenizer_digest
 from glue.specs.errors import IncompatibleModelsError
-
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,7 @@ def _is_over_vocabulary(model: StackModel, info: TensorInfo) -> bool:
 
 def _check_one_tokenizer(models: Sequence[StackModel]) -> None:
     folders = {model.checkpoint.folder: model.name for model in models}
-    known = [each for each in folders if any((each / name).is_file() for name in _TOKENIZERS)]
+    known = [each for each in folders if has_tokenizer(each)]
     digests = {folder: tokenizer_digest(folder) for folder in known}
     strange = [folder for folder in known if digests[folder] != digests[known[0]]]
     sizes = {int(model.settings["vocab_size"]) for model in models}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glue.checkpoints.dtypes import config_dtype
+from glue.checkpoints.dtypes import config_dtype, dtype_name
 from glue.checkpoints.reader import Checkpoint
 from glue.checkpoints.shards import PlannedTensor
 from glue.checkpoints.vocabulary import load_tokenizer
@@ -29,7 +29,7 @@ def keys_of(stack: Stack) -> list[str]:
 
 def stored_dtype(stack: Stack, first: Checkpoint) -> str:
     """The dtype in which the stack is stored: the file's, else that of the first model."""
-    return str(stack.dtype or first.config.get("dtype") or first.config.get("torch_dtype") or "float32")
+    return str(stack.dtype or dtype_name(first.config))
 
 
 def recipe_of_stack(stack: Stack, checkpoints: Mapping[str, Checkpoint]) -> tuple[Recipe, tuple[Place, ...]]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from glue.checkpoints.disk import flush_folder
+from glue.checkpoints.disk import TOKEN, give_name, work_folder
 from glue.checkpoints.writer import Progress
 from glue.merging.engine import write_recipe
 from glue.merging.merged_checkpoint import Locate, open_source
@@ -16,9 +16,6 @@ from glue.specs.errors import InvalidInputError, Problem
 from glue.stacking.layout import Place
 from glue.stacking.plan import keys_of, recipe_of_stack, stored_dtype
 from glue.stacking.stack_yaml import Stack, read_stack_file, sources_of
-
-# The work folder's name is the digest of the inputs, so two runs that meet there write the same bytes.
-TOKEN = 0
 
 
 def stack_file(
@@ -47,12 +44,11 @@ def stack_file(
     def locate(reference: ModelReference) -> tuple[Path, ...]:
         return model_folders(reference, path.parent)
 
-    work = out.with_name(f".{out.name}.{inputs_digest(stack, locate, shard_bytes)[:16]}.partial")
+    work = work_folder(out, inputs_digest(stack, locate, shard_bytes))
     notes = write_stack(stack, locate, work, shard_bytes=shard_bytes, token=TOKEN, progress=progress)
     if check is not None:
         check(work)
-    work.rename(out)
-    flush_folder(out.parent)
+    give_name(work, out)
     return notes
 
 

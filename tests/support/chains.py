@@ -11,8 +11,8 @@ from typing import Any
 from sqlalchemy import update
 
 from glue.records.database import CLOCK, Database
-from glue.records.jobs import create_job
-from glue.records.leases import Claim, WorkerIdentity, claim, complete
+from glue.records.jobs import create_job, get_job
+from glue.records.leases import Backoff, Claim, WorkerIdentity, claim, complete
 from glue.records.tables import Unit
 from glue.specs.errors import DiskFullError, GlueError, InvalidInputError
 from glue.specs.job import JobSpec
@@ -27,6 +27,7 @@ OTHER_WORKER = WorkerIdentity("wrk_two", ("cpu", "gpu", "hub"), 2**40)
 USER_ERROR = InvalidInputError("the task has no items").as_json()
 TRANSIENT_ERROR = DiskFullError("the disk is full").as_json()
 INTERNAL_ERROR = GlueError("a bug").as_json()
+AT_ONCE = Backoff(timedelta(0), timedelta(0))
 
 
 def job_spec(seed: int = 7) -> JobSpec:
@@ -124,3 +125,9 @@ def expire(database: Database, claimed: Claim) -> None:
     with database.transaction() as session:
         past = CLOCK - timedelta(seconds=1)
         session.execute(update(Unit).where(Unit.lease_token == claimed.token).values(lease_expires_at=past))
+
+
+def status_of(database: Database, job_id: str) -> str:
+    """The job's status as its owner sees it."""
+    with database.transaction() as session:
+        return get_job(session, OWNER, job_id).status

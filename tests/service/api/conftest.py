@@ -12,6 +12,8 @@ from api.app import create_app
 from api.settings import Settings
 from glue.records.database import Database
 from glue.records.keys import create_key
+from tests.support.hub.pushing import go_online
+from tests.support.hub.server import StandIn, hub
 from tests.support.service_api import served
 
 
@@ -21,6 +23,15 @@ def root(tmp_path: Path) -> Path:
     folder = tmp_path / "root"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def standing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    """A Hub on loopback that the API talks to."""
+    go_online(monkeypatch)
+    with hub(tmp_path / "hub") as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        yield running
 
 
 @pytest.fixture

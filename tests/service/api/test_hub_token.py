@@ -2,8 +2,7 @@
 
 import base64
 import logging
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from fastapi.testclient import TestClient
@@ -16,17 +15,9 @@ from glue.records.hub_tokens import open_token
 from glue.records.sealing import Vault
 from glue.records.tables import HubToken
 from tests.support.hub.pushing import go_online
-from tests.support.hub.server import EXPIRED_TOKEN, OWNER, STRANGER, STRANGER_TOKEN, TOKEN, StandIn, hub
+from tests.support.hub.server import EXPIRED_TOKEN, OWNER, STRANGER, STRANGER_TOKEN, TOKEN, StandIn
 
 MASTER = base64.b64encode(b"m" * 32).decode()
-
-
-@pytest.fixture
-def standing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    go_online(monkeypatch)
-    with hub(tmp_path / "hub") as running:
-        monkeypatch.setenv("HF_ENDPOINT", running.url)
-        yield running
 
 
 @pytest.fixture

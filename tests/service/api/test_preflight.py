@@ -1,7 +1,6 @@
 """`POST /v1/preflight`: what a submission would refuse, told together with what the job may take. Stores nothing."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +10,12 @@ from fastapi.testclient import TestClient
 from glue.records.database import Database
 from glue.records.leases import WorkerIdentity
 from glue.records.workers import register_worker
-from tests.support.hub.pushing import go_online
-from tests.support.hub.server import OWNER, StandIn, hub
+from tests.support.hub.server import OWNER, StandIn
 from tests.support.hub.shapes import shaped_model
 from tests.support.model_folders import LLAMA, LLAMA_TENSORS, TOKENIZER, write_model
 from tests.support.service_api import job_request, write_zoo
 
 MEGABYTE = 1e6
-
-
-@pytest.fixture
-def standing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    go_online(monkeypatch)
-    with hub(tmp_path / "hub") as running:
-        monkeypatch.setenv("HF_ENDPOINT", running.url)
-        yield running
 
 
 def told(client: TestClient, body: dict[str, Any]) -> dict[str, Any]:

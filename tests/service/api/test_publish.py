@@ -1,7 +1,6 @@
 """Licences at submission: what cannot be combined is refused where it would be published, and told otherwise."""
 
 import base64
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +8,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.settings import Settings
-from tests.support.hub.pushing import go_online
-from tests.support.hub.server import OWNER, TOKEN, StandIn, hub
+from tests.support.hub.server import OWNER, TOKEN, StandIn
 from tests.support.service_api import job_request, write_zoo
 
 MASTER = base64.b64encode(b"m" * 32).decode()
-
-
-@pytest.fixture
-def standing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    go_online(monkeypatch)
-    with hub(tmp_path / "hub") as running:
-        monkeypatch.setenv("HF_ENDPOINT", running.url)
-        yield running
 
 
 @pytest.fixture

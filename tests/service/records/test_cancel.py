@@ -7,7 +7,7 @@ import pytest
 from glue.records.database import Database
 from glue.records.errors import JobFinishedError, NotFoundError
 from glue.records.events import list_events
-from glue.records.jobs import get_job, list_stages, list_units, request_cancel
+from glue.records.jobs import list_stages, list_units, request_cancel
 from glue.records.leases import Claim, complete, fail, reap, release
 from glue.records.tables import Job
 from glue.specs.plan import UnitOutcome
@@ -20,6 +20,7 @@ from tests.support.chains import (
     finish,
     finish_all,
     must_take,
+    status_of,
     submit,
     take,
     unlock,
@@ -29,11 +30,6 @@ from tests.support.chains import (
 def cancel(database: Database, job_id: str) -> Job:
     with database.transaction() as session:
         return request_cancel(session, OWNER, job_id)
-
-
-def status_of(database: Database, job_id: str) -> str:
-    with database.transaction() as session:
-        return get_job(session, OWNER, job_id).status
 
 
 def by_completion(database: Database, claimed: Claim) -> None:

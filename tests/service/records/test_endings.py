@@ -16,6 +16,7 @@ from glue.records.scores import find_score, store_score
 from glue.records.tables import Attempt, Outbox, Unit
 from glue.specs.plan import ArtifactPlan, UnitOutcome
 from tests.support.chains import (
+    AT_ONCE,
     INTERNAL_ERROR,
     LEASE,
     OTHER_WORKER,
@@ -32,7 +33,6 @@ from tests.support.chains import (
     unlock,
 )
 
-AT_ONCE = Backoff(timedelta(0), timedelta(0))
 ARTIFACT = ArtifactPlan("merge", "d" * 64, "dd/" + "d" * 64, {"files": [{"path": "config.json", "size": 2}]})
 
 

@@ -11,12 +11,13 @@ from sqlalchemy import delete, select
 from glue.records.database import Database
 from glue.records.errors import JobFinishedError, NotFoundError
 from glue.records.events import list_events
-from glue.records.jobs import get_job, list_units, request_cancel, request_pause, request_resume
-from glue.records.leases import Backoff, Claim, claim, complete, fail, heartbeat, reap, release
+from glue.records.jobs import list_units, request_cancel, request_pause, request_resume
+from glue.records.leases import Claim, claim, complete, fail, heartbeat, reap, release
 from glue.records.measures import measure
 from glue.records.outbox import waiting_classes
 from glue.records.tables import Job, Outbox
 from tests.support.chains import (
+    AT_ONCE,
     LEASE,
     OTHER_WORKER,
     OWNER,
@@ -28,12 +29,11 @@ from tests.support.chains import (
     finish_all,
     must_take,
     outcome_of,
+    status_of,
     submit,
     take,
     unlock,
 )
-
-AT_ONCE = Backoff(timedelta(0), timedelta(0))
 
 
 def pause(database: Database, job_id: str) -> Job:
@@ -44,11 +44,6 @@ def pause(database: Database, job_id: str) -> Job:
 def resume(database: Database, job_id: str) -> Job:
     with database.transaction() as session:
         return request_resume(session, OWNER, job_id)
-
-
-def status_of(database: Database, job_id: str) -> str:
-    with database.transaction() as session:
-        return get_job(session, OWNER, job_id).status
 
 
 def event_types(database: Database, job_id: str) -> list[str]:

@@ -17,11 +17,12 @@ from glue.records.database import CLOCK, Database
 from glue.records.errors import JobFinishedError, LeaseLost
 from glue.records.events import list_events
 from glue.records.jobs import get_job, list_stages, list_units, request_cancel
-from glue.records.leases import Backoff, Claim, WorkerIdentity, claim, complete, fail, heartbeat, reap, release
+from glue.records.leases import Claim, WorkerIdentity, claim, complete, fail, heartbeat, reap, release
 from glue.records.locks import lock_whole
 from glue.records.tables import Stage, Unit
 from glue.specs.plan import StagePlan
 from tests.support.chains import (
+    AT_ONCE,
     FAMILIES,
     LEASE,
     OTHER_WORKER,
@@ -39,8 +40,6 @@ from tests.support.chains import (
     unlock,
 )
 from tests.support.threads import at_once
-
-AT_ONCE = Backoff(timedelta(0), timedelta(0))
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -23,11 +22,12 @@ from glue.records import locks
 from glue.records.database import Database
 from glue.records.errors import JobFinishedError, LeaseLost
 from glue.records.jobs import get_job, request_cancel, request_pause, request_resume
-from glue.records.leases import Backoff, Claim, claim, complete, fail, heartbeat, reap, release
+from glue.records.leases import Claim, claim, complete, fail, heartbeat, reap, release
 from glue.records.scores import store_score
 from glue.records.tables import Unit
 from glue.specs.plan import ArtifactPlan, UnitOutcome
 from tests.support.chains import (
+    AT_ONCE,
     INTERNAL_ERROR,
     LEASE,
     OTHER_WORKER,
@@ -46,7 +46,6 @@ from tests.support.chains import (
 )
 from tests.support.invariants import clear, violations, watch
 
-AT_ONCE = Backoff(timedelta(0), timedelta(0))
 ENDED = {"succeeded", "failed", "cancelled"}
 ARTIFACT = ArtifactPlan("model", "d" * 64, "dd", {"files": []})
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from glue.mixture.load import load_model
 from tests.support.mixtures import MixtureFolders, mix, three_experts
+from tests.support.quiet import one_thread
 
 
 @pytest.fixture(scope="session")
@@ -30,9 +30,5 @@ def alone(built: MixtureFolders) -> list[PreTrainedModel]:
 
 @pytest.fixture(autouse=True, scope="session")
 def quiet() -> Iterator[None]:
-    """One thread: with more, small batches of some shapes round differently. No progress bars."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    logging.disable_progress_bar()
-    yield
-    torch.set_num_threads(before)
+    with one_thread():
+        yield

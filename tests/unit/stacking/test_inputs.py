@@ -22,9 +22,7 @@ from glue.stacking.run import write_stack
 from glue.stacking.stack_yaml import parse_stack
 from tests.support.mixtures import prompts, silent
 from tests.support.models import char_tokenizer, tiny_llama, tiny_neox, tiny_qwen3, tiny_tokenizer
-from tests.unit.stacking.test_stack import loaded, logits, quiet, run, stacked, tensors
-
-__all__ = ["quiet"]
+from tests.unit.stacking.test_stack import loaded, logits, run, stacked, tensors
 
 Config = dict[str, Any]
 Kind = Callable[..., Path]

@@ -1,7 +1,7 @@
 """Stacks: in closed cases they compute what they must, and transformers loads them by itself."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
-from transformers.utils import logging
 from typer.testing import CliRunner
 
 from glue.checkpoints.manifest import read_manifest, verify_manifest
@@ -23,16 +22,6 @@ from tests.support.models import tiny_llama, tiny_neox, tiny_qwen3
 Config = dict[str, Any]
 Kind = Callable[..., Path]
 KINDS = [tiny_llama, tiny_neox, tiny_qwen3, tiny_mistral, tiny_qwen2]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quiet() -> Iterator[None]:
-    """One thread: with more, small batches of some shapes round differently. No progress bars."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    logging.disable_progress_bar()
-    yield
-    torch.set_num_threads(before)
 
 
 def run(root: Path, config: Config, *options: str, out: str = "out") -> tuple[int, str]:
