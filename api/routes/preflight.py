@@ -11,6 +11,7 @@ from api.bodies import Body
 from api.dependencies import CurrentSettings, Hub, Owner, Store
 from api.routes.jobs import resolved, subject_of
 from api.settings import Settings
+from api.warm_start import earlier_trials, pinned
 from glue.records.database import database_time
 from glue.records.errors import NotFoundError
 from glue.records.measures import PRESENT
@@ -22,7 +23,7 @@ from glue.references.models import FoundModel, find_models
 from glue.references.preflight import Room, free_bytes, preflight
 from glue.references.resolve import examine_job
 from glue.specs.errors import Fault, GlueError, InvalidInputError, Problem
-from glue.specs.job import JobRequest
+from glue.specs.job import JobRequest, JobSpec
 from glue.specs.kinds import AnyJobRequest, parse_request
 from glue.specs.preflight import Preflight
 from glue.specs.zoo import ZooSpec
@@ -74,9 +75,21 @@ def _look(body: Any, owner: str, store: Store, settings: Settings, hub: HubAcces
         if zoo is not None:
             examined = examine_job(looked.request, zoo, settings.roots, 0, hub)
             looked.models, looked.problems = list(examined.models), [*looked.problems, *examined.findings.problems]
+            _start(looked.request, examined.spec, owner, store, looked)
     else:
         _resolve(looked.request, owner, store, settings, hub, looked)
     return looked
+
+
+def _start(request: JobRequest, spec: JobSpec | None, owner: str, store: Store, looked: _Looked) -> None:
+    """The earlier job that a search starts from, as a submission reads it."""
+    try:
+        with store.transaction() as session:
+            earlier = earlier_trials(session, owner, request)
+        if spec is not None:
+            pinned(spec, earlier)
+    except GlueError as error:
+        looked.note(error)
 
 
 def _resolve(

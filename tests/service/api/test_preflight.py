@@ -174,3 +174,10 @@ def test_every_problem_on_the_hub_at_once(standing: StandIn, client: TestClient,
 @pytest.mark.parametrize("body", [[], 3, {"kind": "nonsense"}, {"members": []}, {"kind": "model_glue", "zoo": 7}])
 def test_anything_is_answered(client: TestClient, body: Any) -> None:
     assert not told(client, body)["ok"]
+
+
+def test_an_earlier_job_that_cannot_be_started_from_is_told(client: TestClient, root: Path) -> None:
+    search = {"strategy": "evolutionary", "warm_start": "job_01ARZ3NDEKTSV4RRFFQ69G5FAV"}
+    found = told(client, job_request(root, zoo=write_zoo(root), search=search))
+    assert codes(found["problems"]) == {("/search/warm_start", "unknown_job")}
+    assert found["models"]
