@@ -16,16 +16,16 @@ from torch import Tensor
 from glue.checkpoints.architecture import architecture_of, stored_tensors
 from glue.checkpoints.companions import copy_companions, write_config
 from glue.checkpoints.dtypes import safetensors_name
+from glue.checkpoints.guarded import DISK_FULL, REFUSED
 from glue.checkpoints.manifest import write_manifest
 from glue.checkpoints.shards import PlannedTensor
 from glue.checkpoints.writer import write_checkpoint
 from glue.references.folders import read_config
 from glue.references.headers import TensorInfo
+from glue.references.pickles import PICKLE_INDEX, SINGLE_PICKLE
 from glue.references.reading import read_json
-from glue.specs.errors import GlueError, InvalidInputError
+from glue.specs.errors import DiskFullError, GlueError, InvalidInputError
 
-SINGLE_PICKLE = "pytorch_model.bin"
-PICKLE_INDEX = "pytorch_model.bin.index.json"
 SHARD_BYTES = 4_000_000_000
 
 _MAX_INDEX_BYTES = 100_000_000
@@ -102,7 +102,8 @@ def _planned(source: Path, places: dict[str, str], config: dict[str, Any]) -> li
 
 
 def _confine(largest: int) -> None:
-    limit = _ROOM_BYTES + 3 * largest
+    limit, allowed = _ROOM_BYTES + 3 * largest, resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = limit if allowed == resource.RLIM_INFINITY else min(limit, allowed)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -120,7 +121,7 @@ def _main(source: Path, out: Path) -> int:
         convert_folder(source, out)
     except (GlueError, OSError, MemoryError) as error:
         sys.stderr.write(json.dumps(str(error))[1:-1] + "\n")
-        return 1
+        return DISK_FULL if isinstance(error, DiskFullError) else REFUSED
     return 0
 
 

@@ -1,12 +1,11 @@
 """`glue convert`: a checkpoint of pickles into safetensors, once. The pickles are opened in a process of their own."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from glue.checkpoints.guarded import convert_in_a_process
 from glue.cli.telling import console, told
 from glue.specs.errors import InvalidInputError
 
@@ -19,9 +18,5 @@ def convert(
     with told():
         if out.exists():
             raise InvalidInputError(f"{out} exists already; remove it, or choose another folder")
-        command = [sys.executable, "-m", "glue.checkpoints.convert", str(source.resolve()), str(out.resolve())]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            last = done.stderr.strip().splitlines()[-1:] or [f"it ended with code {done.returncode}"]
-            raise InvalidInputError(f"{source} could not be converted: {last[0]}")
+        convert_in_a_process(source, out)
     console.print(f"converted into {out}", highlight=False)

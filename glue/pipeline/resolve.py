@@ -9,6 +9,7 @@ from transformers import AutoConfig
 
 from glue.checkpoints.architecture import architecture_of, stored_tensors
 from glue.checkpoints.content import content_digest
+from glue.checkpoints.guarded import convert_in_a_process
 from glue.pipeline.context import Context
 from glue.plans.model_glue import inspect_units
 from glue.references.folders import folder_commit, read_config
@@ -69,7 +70,8 @@ def fetch(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
         GlueError: as `glue.references.hub_download.download`.
     """
     payload = request.payload
-    folder = download(str(payload["repo"]), str(payload["commit"]), context.hub_access(), context.progress)
+    repo, commit = str(payload["repo"]), str(payload["commit"])
+    folder = download(repo, commit, context.hub_access(), context.progress, convert_in_a_process)
     return UnitOutcome({"name": payload["name"], "files": len(list(folder.iterdir()))})
 
 

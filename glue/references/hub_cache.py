@@ -4,12 +4,15 @@ import fcntl
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
 from glue.references.hub_access import HubAccess
 from glue.specs.errors import DiskFullError
 
 COMPLETE = ".complete"
+# What the folder of a model's pickles is called beyond the model's own, until they are converted.
+RAW = ".pickles"
 
 _SPARE_BYTES = 256 * 1024 * 1024
 
@@ -26,7 +29,7 @@ def make_room(access: HubAccess, needed: int, since: float) -> None:
         for model in _oldest(access, since):
             if _fits(access, needed):
                 return
-            _evict(model, access.cache)
+            forget(model, access.cache)
     if not _fits(access, needed):
         kept = f"{used_bytes(access.cache) / 1e9:.1f} GB are in use"
         limit = f"the budget is {access.budget / 1e9:.1f} GB" if access.budget else "the disk is full"
@@ -43,14 +46,35 @@ def locked(cache: Path, name: str) -> Iterator[None]:
 
 
 def used_bytes(cache: Path) -> int:
-    """What downloads take on disk, finished or not."""
-    return sum(size_of(blob) for blob in (cache / "blobs").glob("*"))
+    """What downloads take on disk, finished or not, and what was converted from them."""
+    converted = (file for file in (cache / "models").glob("*/*/*") if _names(file) == 1)
+    return sum(size_of(file) for file in chain((cache / "blobs").glob("*"), converted))
 
 
 def size_of(file: Path) -> int:
     """The bytes of a file; 0 of one that is not there, or that somebody else has just moved away."""
     try:
         return file.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def forget(model: Path, cache: Path) -> None:
+    """Remove a model's folder, and of its files those that no other model has."""
+    # First it stops to count as a model.
+    (model / COMPLETE).unlink(missing_ok=True)
+    shutil.rmtree(model)
+    for blob in (cache / "blobs").glob("*"):
+        # Whoever fetches a file holds its lock until the file has its second name.
+        with (cache / "locks" / blob.stem).open("w") as lock, suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if blob.exists() and blob.stat().st_nlink == 1:
+                blob.unlink()
+
+
+def _names(file: Path) -> int:
+    try:
+        return file.stat().st_nlink
     except FileNotFoundError:
         return 0
 
@@ -64,7 +88,7 @@ def _fits(access: HubAccess, needed: int) -> bool:
 def _oldest(access: HubAccess, since: float) -> Iterator[Path]:
     folders = (access.cache / "models").glob("*/*")
     for used, folder in sorted((_last_use(folder), folder) for folder in folders):
-        if used < since and str(folder) not in access.kept:
+        if used < since and str(folder).removesuffix(RAW) not in access.kept:
             yield folder
 
 
@@ -72,15 +96,3 @@ def _last_use(folder: Path) -> float:
     # A download that was given up has no mark.
     mark = folder / COMPLETE
     return (mark if mark.exists() else folder).stat().st_mtime
-
-
-def _evict(model: Path, cache: Path) -> None:
-    # First it stops to count as a model, then its files go that no other model has.
-    (model / COMPLETE).unlink(missing_ok=True)
-    shutil.rmtree(model)
-    for blob in (cache / "blobs").glob("*"):
-        # Whoever fetches a file holds its lock until the file has its second name.
-        with (cache / "locks" / blob.stem).open("w") as lock, suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if blob.exists() and blob.stat().st_nlink == 1:
-                blob.unlink()

@@ -1,27 +1,36 @@
 """Models of the Hub on disk: each file once, whoever asks for it, resumed after any crash and checked by its digest.
 
 Below the cache lie `blobs/<digest>`, `models/<org>--<name>/<commit>/` with names for the blobs, and `locks/`.
-A folder counts as a model once it holds `.complete`. All workers that share the cache share the files.
+A folder counts as a model once it holds `.complete`. All workers that share the cache share the files. Pickles are
+converted into the folder by whoever is handed in for that, and then go.
 """
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import time
 
 from glue.references.headers import INDEX_FILE
 from glue.references.hub_access import HubAccess, HubUnavailableError, Say, is_offline, patiently
-from glue.references.hub_cache import COMPLETE, locked, make_room, size_of
+from glue.references.hub_cache import COMPLETE, RAW, forget, locked, make_room, size_of
 from glue.references.hub_files import (
     RemoteFile,
     RemoteModel,
     companions_of,
+    content_of,
     digest_matches,
+    is_pickled,
     look_up,
     opened,
+    pickles_of,
     shards_of,
     write_json,
 )
 from glue.references.hub_names import HubReference
+from glue.references.pickles import PICKLE_INDEX
+
+# Makes a folder of safetensors, with config and tokenizer, out of one with pickles.
+Convert = Callable[[Path, Path], None]
 
 
 def model_folder(reference: HubReference, commit: str, access: HubAccess) -> Path:
@@ -29,11 +38,11 @@ def model_folder(reference: HubReference, commit: str, access: HubAccess) -> Pat
     return access.cache / "models" / reference.folder_name / commit
 
 
-def download(repo: str, commit: str, access: HubAccess, say: Say) -> Path:
+def download(repo: str, commit: str, access: HubAccess, say: Say, convert: Convert) -> Path:
     """The folder of a model at a commit, with all its files; `say` takes a fraction and a line.
 
     Raises:
-        InvalidInputError: the token may not read it.
+        InvalidInputError: the token may not read it, or its pickles hold something else than weights.
         DiskFullError: it has no room beside the models that other jobs need.
         HubUnavailableError: the Hub does not answer, or what arrives is damaged, time and again.
     """
@@ -45,8 +54,38 @@ def download(repo: str, commit: str, access: HubAccess, say: Say) -> Path:
     if is_offline():
         raise HubUnavailableError(f"{repo} was not downloaded yet, and this service is offline (HF_HUB_OFFLINE)")
     model = look_up(reference, access)
-    _Download(model, folder, access, say, began).run()
+    if is_pickled(model):
+        _fetch_and_convert(model, folder, access, say, began, convert)
+    else:
+        _Download(model, folder, access, say, began).run()
+        write_json(folder / COMPLETE, model.as_json())
     return folder
+
+
+def _fetch_and_convert(
+    model: RemoteModel, folder: Path, access: HubAccess, say: Say, began: float, convert: Convert
+) -> None:
+    raw = folder.with_name(f"{folder.name}{RAW}")
+    with locked(access.cache, raw.name):
+        if (folder / COMPLETE).is_file():
+            return
+        _Download(model, raw, access, say, began).run()
+        say(1.0, f"{model.repo}: converting")
+        make_room(access, sum(file.stat().st_size for file in raw.iterdir()), began)
+        convert(raw, folder)
+        write_json(folder / COMPLETE, model.as_json())
+        forget(raw, access.cache)
+
+
+def download_files(model: RemoteModel, files: Sequence[RemoteFile], folder: Path, access: HubAccess, say: Say) -> None:
+    """These files of a repository below their names in a folder.
+
+    Raises:
+        InvalidInputError: the token may not read them.
+        DiskFullError: they have no room beside the models that other jobs need.
+        HubUnavailableError: the Hub does not answer, or what arrives is damaged, time and again.
+    """
+    _Download(model, folder, access, say, time()).fetch(files)
 
 
 class _Download:
@@ -63,13 +102,23 @@ class _Download:
         self._total = sum(file.size for file in companions)
         for file in companions:
             self._fetch(file)
-        index = self._folder / INDEX_FILE
-        shards = shards_of(self._model, index.read_bytes() if index.is_file() else None)
-        self._total += sum(file.size for file in shards)
-        make_room(self._access, sum(self._missing(file) for file in shards), self._began)
-        for file in shards:
+        weights = self._weights()
+        self._total += sum(file.size for file in weights)
+        make_room(self._access, sum(self._missing(file) for file in weights), self._began)
+        for file in weights:
             self._fetch(file)
-        write_json(self._folder / COMPLETE, self._model.as_json())
+
+    def _weights(self) -> list[RemoteFile]:
+        if is_pickled(self._model):
+            return pickles_of(self._model, content_of(self._folder / PICKLE_INDEX))
+        return shards_of(self._model, content_of(self._folder / INDEX_FILE))
+
+    def fetch(self, files: Sequence[RemoteFile]) -> None:
+        (self._access.cache / "blobs").mkdir(parents=True, exist_ok=True)
+        self._total = sum(file.size for file in files)
+        make_room(self._access, sum(self._missing(file) for file in files), self._began)
+        for file in files:
+            self._fetch(file)
 
     def _missing(self, file: RemoteFile) -> int:
         blob = self._blob(file)
@@ -86,6 +135,7 @@ class _Download:
             if not blob.is_file():
                 patiently(lambda: self._receive(file, blob), lambda line: self._tell(line))
             if not name.is_file():
+                name.parent.mkdir(parents=True, exist_ok=True)
                 os.link(blob, name)
         self._done += file.size
         self._tell(file.path)

@@ -5,7 +5,7 @@ Every file is known by its digest before a byte of it is fetched: sha256, or git
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from glue.references.folders import ADAPTER_FILE, CONFIG_FILE, GENERATION_CONFIG
 from glue.references.headers import INDEX_FILE, SINGLE_FILE
 from glue.references.hub_access import HubAccess, patiently, refusals_of
 from glue.references.hub_names import HubReference
+from glue.references.pickles import PICKLE_INDEX, SINGLE_PICKLE
 from glue.references.reading import parse_json, refusal
 
 COMPANIONS = (CONFIG_FILE, GENERATION_CONFIG_FILE, ADAPTER_FILE, INDEX_FILE, *TOKENIZER_FILES)
@@ -42,23 +43,28 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class RemoteModel:
-    """A repository at a commit: the files at its top, by name, and the licence that its card names."""
+    """A repository at a commit: the files at its top, by name, and the licence that its card names.
+
+    Of a data set (`kind`) the files in folders too.
+    """
 
     repo: str
     commit: str
     licence: str | None
     files: Mapping[str, RemoteFile]
+    kind: str = "model"
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON data."""
         files = [vars(file) for file in self.files.values()]
-        return {"repo": self.repo, "commit": self.commit, "licence": self.licence, "files": files}
+        return {"repo": self.repo, "commit": self.commit, "licence": self.licence, "files": files, "kind": self.kind}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "RemoteModel":
         """The inverse of `as_json`."""
         files = [RemoteFile(**file) for file in value["files"]]
-        return cls(value["repo"], value["commit"], value["licence"], {file.path: file for file in files})
+        by_path = {file.path: file for file in files}
+        return cls(value["repo"], value["commit"], value["licence"], by_path, value.get("kind", "model"))
 
 
 def look_up(reference: HubReference, access: HubAccess) -> RemoteModel:
@@ -74,7 +80,7 @@ def look_up(reference: HubReference, access: HubAccess) -> RemoteModel:
             return access.api().model_info(reference.repo, revision=reference.revision, files_metadata=True)
 
     info = patiently(ask)
-    files = [_remote_file(sibling) for sibling in info.siblings or ()]
+    files = remote_files(info.siblings)
     card = info.card_data.to_dict() if info.card_data is not None else {}
     licence = card.get("license")
     if licence == "other":
@@ -83,7 +89,7 @@ def look_up(reference: HubReference, access: HubAccess) -> RemoteModel:
         reference.repo,
         str(info.sha),
         licence if isinstance(licence, str) else None,
-        {file.path: file for file in files if file is not None and "/" not in file.path},
+        {file.path: file for file in files if "/" not in file.path},
     )
 
 
@@ -95,11 +101,32 @@ def shards_of(model: RemoteModel, index: bytes | None) -> list[RemoteFile]:
     """
     if SINGLE_FILE in model.files:
         return [model.files[SINGLE_FILE]]
-    weight_map = parse_json(index, INDEX_FILE).get("weight_map") if index is not None else {}
+    return _named(model, INDEX_FILE, index, ".safetensors")
+
+
+def is_pickled(model: RemoteModel) -> bool:
+    """Whether the weights are there as pickles alone, so that they have to be converted."""
+    safetensors, pickles = {SINGLE_FILE, INDEX_FILE}, {SINGLE_PICKLE, PICKLE_INDEX}
+    return not safetensors & model.files.keys() and bool(pickles & model.files.keys())
+
+
+def pickles_of(model: RemoteModel, index: bytes | None) -> list[RemoteFile]:
+    """The pickles that hold the weights of such a model: the single one, or those of the index.
+
+    Raises:
+        IncompatibleModelsError: the index is damaged.
+    """
+    if SINGLE_PICKLE in model.files:
+        return [model.files[SINGLE_PICKLE]]
+    return _named(model, PICKLE_INDEX, index, ".bin")
+
+
+def _named(model: RemoteModel, name: str, index: bytes | None, suffix: str) -> list[RemoteFile]:
+    weight_map = parse_json(index, name).get("weight_map") if index is not None else {}
     if not isinstance(weight_map, dict):
-        raise refusal("corrupt", f"{INDEX_FILE} has no weight_map", "save the model again")
-    names = sorted({name for name in weight_map.values() if isinstance(name, str)})
-    return [model.files[name] for name in names if name in model.files and name.endswith(".safetensors")]
+        raise refusal("corrupt", f"{name} has no weight_map", "save the model again")
+    shards = sorted({shard for shard in weight_map.values() if isinstance(shard, str)})
+    return [model.files[shard] for shard in shards if shard in model.files and shard.endswith(suffix)]
 
 
 def companions_of(model: RemoteModel) -> list[RemoteFile]:
@@ -108,7 +135,8 @@ def companions_of(model: RemoteModel) -> list[RemoteFile]:
     Raises:
         IncompatibleModelsError: a file is larger than any such file is.
     """
-    found = [model.files[name] for name in COMPANIONS if name in model.files]
+    names = (*COMPANIONS, PICKLE_INDEX) if is_pickled(model) else COMPANIONS
+    found = [model.files[name] for name in names if name in model.files]
     for file in found:
         if file.size > MAX_COMPANION_BYTES:
             raise refusal("too_large", f"{file.path} has {file.size} bytes", "check that it is the right file")
@@ -143,7 +171,7 @@ def opened(model: RemoteModel, file: RemoteFile, first: int, last: int, access: 
         InvalidInputError: the token may not read it.
         HubUnavailableError: the Hub does not answer, or breaks off.
     """
-    url = hf_hub_url(model.repo, file.path, revision=model.commit, endpoint=access.endpoint)
+    url = hf_hub_url(model.repo, file.path, repo_type=model.kind, revision=model.commit, endpoint=access.endpoint)
     headers = access.headers() | {"Range": f"bytes={first}-{last - 1}", "Accept-Encoding": "identity"}
     with (
         refusals_of(f"{model.repo}/{file.path}"),
@@ -172,12 +200,22 @@ def digest_of_bytes(content: bytes, file: RemoteFile) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def content_of(path: Path) -> bytes | None:
+    """The bytes of a small file of ours, if it is there."""
+    return path.read_bytes() if path.is_file() else None
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replace a small file in one step."""
     # A name of its own: several may write the same file at once.
     partial = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
     partial.write_text(json.dumps(value, sort_keys=True), encoding="utf-8")
     partial.replace(path)
+
+
+def remote_files(siblings: Iterable[Any] | None) -> list[RemoteFile]:
+    """The files of a repository as the client lists them, without those that have no digest."""
+    return [file for sibling in siblings or () if (file := _remote_file(sibling)) is not None]
 
 
 def _remote_file(sibling: Any) -> RemoteFile | None:

@@ -8,10 +8,11 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
-from glue.references.headers import INDEX_FILE, MAX_HEADER_BYTES
+from glue.references.headers import INDEX_FILE, MAX_HEADER_BYTES, SINGLE_FILE
 from glue.references.hub_access import HubAccess, HubUnavailableError, is_offline, patiently
 from glue.references.hub_cache import locked
 from glue.references.hub_files import (
@@ -19,13 +20,17 @@ from glue.references.hub_files import (
     RemoteFile,
     RemoteModel,
     companions_of,
+    content_of,
     digest_of_bytes,
+    is_pickled,
     look_up,
+    pickles_of,
     read_range,
     shards_of,
     write_json,
 )
 from glue.references.hub_names import HubReference
+from glue.references.pickles import PICKLE_INDEX, PickledTensor, pickled_tensors
 from glue.specs.errors import InvalidInputError, Problem
 
 # Enough for the header of almost any shard, so that one request does.
@@ -61,27 +66,46 @@ def _folder(reference: HubReference, commit: str, access: HubAccess) -> Path:
 
 
 def _build(model: RemoteModel, folder: Path, access: HubAccess) -> None:
-    partial = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
-    partial.mkdir(parents=True)
+    unfinished = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
+    unfinished.mkdir(parents=True)
     try:
         for file in companions_of(model):
-            shutil.copyfile(_companion(model, file, access), partial / file.path)
-        index = partial / INDEX_FILE
-        shards = shards_of(model, index.read_bytes() if index.is_file() else None)
-        for file in shards:
-            _write_with_holes(partial / file.path, file.size, _header(model, file, access))
-        if not shards:
-            # Names tell why the model cannot be used.
-            for name in model.files:
-                if name.endswith(WEIGHT_SUFFIXES):
-                    (partial / name).touch()
-        partial.rename(folder)
+            shutil.copyfile(_companion(model, file, access), unfinished / file.path)
+        if is_pickled(model):
+            _describe_pickles(model, unfinished, access)
+        else:
+            _take_headers(model, unfinished, access)
+        unfinished.rename(folder)
     except OSError:
         # Somebody else was faster.
         if not folder.is_dir():
             raise
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _take_headers(model: RemoteModel, folder: Path, access: HubAccess) -> None:
+    shards = shards_of(model, content_of(folder / INDEX_FILE))
+    for file in shards:
+        _write_with_holes(folder / file.path, file.size, _header(model, file, access))
+    if not shards:
+        # Names tell why the model cannot be used.
+        for name in model.files:
+            if name.endswith(WEIGHT_SUFFIXES):
+                (folder / name).touch()
+
+
+def _describe_pickles(model: RemoteModel, folder: Path, access: HubAccess) -> None:
+    """The header of the safetensors file that the pickles can be converted into, from their own descriptions."""
+    tensors: dict[str, PickledTensor] = {}
+    for file in pickles_of(model, content_of(folder / PICKLE_INDEX)):
+        tensors |= pickled_tensors(file.path, file.size, partial(read_range, model, file, access=access))
+    header, end = {}, 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.bytes
+        header[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, end]}
+    content = json.dumps(header).encode()
+    _write_with_holes(folder / SINGLE_FILE, 8 + len(content) + end, len(content).to_bytes(8, "little") + content)
 
 
 def _companion(model: RemoteModel, file: RemoteFile, access: HubAccess) -> Path:
@@ -90,9 +114,9 @@ def _companion(model: RemoteModel, file: RemoteFile, access: HubAccess) -> Path:
     shared.parent.mkdir(parents=True, exist_ok=True)
     with locked(access.cache, file.digest):
         if not shared.is_file():
-            partial = shared.with_name(f".{shared.name}.{uuid4().hex[:8]}")
-            partial.write_bytes(patiently(lambda: _whole(model, file, access)))
-            partial.replace(shared)
+            unfinished = shared.with_name(f".{shared.name}.{uuid4().hex[:8]}")
+            unfinished.write_bytes(patiently(lambda: _whole(model, file, access)))
+            unfinished.replace(shared)
     return shared
 
 

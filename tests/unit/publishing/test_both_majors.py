@@ -26,7 +26,7 @@ from glue.specs.zoo import ZooSpec
 access = HubAccess(sys.argv[1], Path(sys.argv[2]), token=sys.argv[4])
 zoo = ZooSpec.parse({"name": "z", "members": [{"name": "a", "source": sys.argv[3]}]})
 (found,) = find_models(zoo, [], Findings(), access)
-print(huggingface_hub.__version__, download(found.repo, found.commit, access, lambda *_: None))
+print(huggingface_hub.__version__, download(found.repo, found.commit, access, lambda *_: None, lambda *_: None))
 """
 
 pytestmark = pytest.mark.skipif(not OTHER.is_dir(), reason="`make test` installs the other client there")

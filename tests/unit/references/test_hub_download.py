@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from glue.checkpoints.guarded import convert_in_a_process
 from glue.references.headers import folder_tensors
 from glue.references.hub_access import HubAccess, HubUnavailableError
 from glue.references.hub_cache import used_bytes
@@ -30,7 +31,7 @@ from pathlib import Path
 from glue.references.hub_access import HubAccess
 from glue.references.hub_download import download
 print("begins", flush=True)
-print(download(sys.argv[1], sys.argv[2], HubAccess(sys.argv[3], Path(sys.argv[4])), lambda fraction, line: None))
+print(download(sys.argv[1], sys.argv[2], HubAccess(sys.argv[3], Path(sys.argv[4])), lambda *_: None, lambda *_: None))
 """
 
 
@@ -57,7 +58,7 @@ def write_weights(path: Path, seed: int) -> None:
 
 def fetch(standing: StandIn, cache: Path, commit: str, repo: str = REPO, **access: object) -> Path:
     way = HubAccess(standing.url, cache, **access)  # type: ignore[arg-type]
-    return download(repo, commit, way, lambda fraction, line: None)
+    return download(repo, commit, way, lambda fraction, line: None, convert_in_a_process)
 
 
 def weights_sent(standing: StandIn) -> int:
@@ -76,7 +77,7 @@ def test_a_model_arrives_whole_with_progress(standing: StandIn, tmp_path: Path) 
     (tmp_path / "a" / "README.md").write_text("not a part of the model")
     told: list[float] = []
     way = HubAccess(standing.url, tmp_path / "cache")
-    found = download(REPO, commit, way, lambda fraction, line: told.append(fraction))
+    found = download(REPO, commit, way, lambda fraction, line: told.append(fraction), convert_in_a_process)
     (tmp_path / "a" / "README.md").unlink()
     assert same(found, tmp_path / "a")
     assert set(folder_tensors(found)) == {"w"}

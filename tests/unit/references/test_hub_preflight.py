@@ -177,7 +177,7 @@ def test_every_planted_problem_at_once(standing: StandIn, tmp_path: Path) -> Non
         assert problem.fix
     codes = [told[f"/members/{number}/source"] for number in range(1, len(sources))]
     assert codes == [
-        "custom_code", "quantised", "not_text_only", "not_safetensors", "missing_shards", "corrupt", "adapter",
+        "custom_code", "quantised", "not_text_only", "pickle", "missing_shards", "corrupt", "adapter",
         "gated", "no_repository", "no_repository", "no_revision",
     ]  # fmt: skip
 
