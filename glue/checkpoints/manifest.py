@@ -4,9 +4,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from glue.checkpoints.disk import TEMPORARY, flush_folder, remove_temporaries, write_whole
@@ -57,9 +58,9 @@ class Manifest:
         return cls(tuple(ManifestEntry(**entry) for entry in value["files"]))
 
 
-def build_manifest(folder: Path) -> Manifest:
-    """Read and digest every file below the folder."""
-    return Manifest(tuple(_entry(folder, path) for path in _files(folder)))
+def build_manifest(folder: Path, known: Mapping[str, str] = MappingProxyType({})) -> Manifest:
+    """Digest every file below the folder. Files whose sha256 is `known`, by path in the folder, are not read."""
+    return Manifest(tuple(_entry(folder, path, known) for path in _files(folder)))
 
 
 def verify_manifest(folder: Path, manifest: Manifest) -> None:
@@ -79,13 +80,15 @@ def verify_manifest(folder: Path, manifest: Manifest) -> None:
             raise DamagedFolderError(f"{name} has not the bytes that the manifest names")
 
 
-def write_manifest(folder: Path, token: int) -> Manifest:
+def write_manifest(folder: Path, token: int, known: Mapping[str, str] = MappingProxyType({})) -> Manifest:
     """Digest the folder and put the manifest into it, durably: from now on the folder counts as finished.
+
+    `known` is as for `build_manifest`: whoever has just written a file knows its sha256.
 
     Raises:
         DiskFullError: there is no space.
     """
-    manifest = build_manifest(folder)
+    manifest = build_manifest(folder, known)
     write_whole(folder / MANIFEST_FILE, canonical_json(manifest.as_json()).encode(), token)
     return manifest
 
@@ -149,8 +152,9 @@ def _relative(folder: Path, path: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def _entry(folder: Path, path: Path) -> ManifestEntry:
-    return ManifestEntry(_relative(folder, path), path.stat().st_size, file_sha256(path))
+def _entry(folder: Path, path: Path, known: Mapping[str, str] = MappingProxyType({})) -> ManifestEntry:
+    name = _relative(folder, path)
+    return ManifestEntry(name, path.stat().st_size, known.get(name) or file_sha256(path))
 
 
 def _flush_all(folder: Path) -> None:

@@ -6,7 +6,6 @@ written nor who writes them shows.
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from glue.checkpoints.disk import flush_folder, full_disk_is_told, temporary
 from glue.checkpoints.dtypes import safetensors_name
+from glue.checkpoints.streamed import StreamedFile
 from glue.references.headers import INDEX_FILE, SINGLE_FILE
 
 HEADER_ALIGNMENT = 8
@@ -85,7 +85,7 @@ def index_json(shards: Sequence[ShardPlan]) -> bytes:
 
 
 class ShardFile:
-    """A shard being written under its temporary name; blocks may come in any order and from any thread.
+    """A shard being written under its temporary name; blocks come from any thread, more or less in order.
 
     Raises:
         DiskFullError: at once, when the space for the whole shard cannot be had.
@@ -96,14 +96,13 @@ class ShardFile:
         self._path = folder / plan.file
         self._partial = temporary(self._path, token)
         self._starts = _starts(plan)
-        self._file = self._partial.open("wb")
-        try:
-            with full_disk_is_told(self._path):
-                _reserve(self._file.fileno(), plan.bytes)
-                _write_at(self._file.fileno(), memoryview(plan.header), 0)
-        except BaseException:
-            self.abandon()
-            raise
+        with full_disk_is_told(self._path):
+            try:
+                self._file = StreamedFile(self._partial, plan.bytes)
+            except OSError:
+                self._partial.unlink(missing_ok=True)
+                raise
+            self._file.write(0, torch.frombuffer(bytearray(plan.header), dtype=torch.uint8))
 
     def write(self, name: str, element: int, block: Tensor) -> None:
         """Write `block` from the flattened tensor's `element` on; its dtype must be the planned one.
@@ -114,25 +113,26 @@ class ShardFile:
         start, tensor = self._starts[name]
         if block.dtype != tensor.dtype or (element + block.numel()) * block.itemsize > tensor.bytes:
             raise ValueError(f"a block of {name} does not fit what was planned")
-        view = block.contiguous().flatten().view(torch.uint8).numpy().data
+        if not block.numel():
+            return
         with full_disk_is_told(self._path):
-            _write_at(self._file.fileno(), view, start + element * block.itemsize)
+            self._file.write(start + element * block.itemsize, block.contiguous().flatten())
 
-    def finish(self) -> None:
-        """Make the bytes durable, then give the shard its name.
+    def finish(self) -> str:
+        """Make the bytes durable, then give the shard its name; the sha256 of its bytes.
 
         Raises:
             DiskFullError: there is no space.
         """
         with full_disk_is_told(self._path):
-            os.fsync(self._file.fileno())
-            self._file.close()
+            digest = self._file.finish()
             self._partial.rename(self._path)
             flush_folder(self._path.parent)
+            return digest
 
     def abandon(self) -> None:
         """Remove the unfinished file."""
-        self._file.close()
+        self._file.abandon()
         self._partial.unlink(missing_ok=True)
 
 
@@ -175,13 +175,3 @@ def _starts(plan: ShardPlan) -> dict[str, tuple[int, PlannedTensor]]:
         starts[tensor.name] = (position, tensor)
         position += tensor.bytes
     return starts
-
-
-def _reserve(descriptor: int, size: int) -> None:
-    os.posix_fallocate(descriptor, 0, size)
-
-
-def _write_at(descriptor: int, view: memoryview, position: int) -> None:
-    while view:
-        count = os.pwrite(descriptor, view, position)
-        view, position = view[count:], position + count

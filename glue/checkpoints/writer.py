@@ -21,8 +21,10 @@ def write_checkpoint(
     shard_bytes: int,
     token: int,
     progress: Progress,
-) -> None:
+) -> dict[str, str]:
     """Write `tensors` into the folder as safetensors, each produced once, one in memory at a time.
+
+    The sha256 of every file that was written now, by name, is given back.
 
     Shards that are already there complete are kept. `produce` must give the planned shape; the value is
     converted to the planned dtype. `progress` hears the finished fraction, from 0 to 1.
@@ -49,13 +51,15 @@ def write_checkpoint(
         done += sum(tensor.bytes for tensor in shard.tensors)
         progress(done / total, shard.file)
 
-    write_shards(folder, plan_shards(tensors, shard_bytes), fill, kept, token)
+    return write_shards(folder, plan_shards(tensors, shard_bytes), fill, kept, token)
 
 
 def write_shards(
     folder: Path, shards: Sequence[ShardPlan], fill: Fill, kept: Callable[[ShardPlan], None], token: int
-) -> None:
+) -> dict[str, str]:
     """Write the shards that are missing, each filled by `fill`, then the index; `kept` hears of those that were there.
+
+    The sha256 of every shard that was written now, by name, is given back.
 
     Raises:
         DiskFullError: there is no space; nothing that looks finished is left.
@@ -63,6 +67,7 @@ def write_shards(
     folder.mkdir(parents=True, exist_ok=True)
     remove_temporaries(folder)
     _remove_foreign(folder, shards)
+    digests = {}
     for plan in shards:
         if plan.is_complete(folder):
             kept(plan)
@@ -70,12 +75,13 @@ def write_shards(
         shard = ShardFile(folder, plan, token)
         try:
             fill(shard)
-            shard.finish()
+            digests[plan.file] = shard.finish()
         except BaseException:
             shard.abandon()
             raise
     if len(shards) > 1:
         write_whole(folder / INDEX_FILE, index_json(shards), token)
+    return digests
 
 
 def _remove_foreign(folder: Path, shards: Sequence[ShardPlan]) -> None:

@@ -4,8 +4,8 @@ Computes in fp32 whatever is stored, in a fixed order, so that every way gives t
 by name.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import torch
@@ -21,9 +21,9 @@ from glue.checkpoints.reader import Checkpoint
 from glue.checkpoints.shards import PlannedTensor, ShardFile, ShardPlan, plan_shards
 from glue.checkpoints.verify import check_finite, verify_layout, verify_tokenizer
 from glue.checkpoints.writer import Progress, write_shards
-from glue.merging.blocks import Grid
+from glue.merging.blocks import Block, Grid
 from glue.merging.data_flow import recipe_for
-from glue.merging.parallel import run_all
+from glue.merging.parallel import Job, Piece, run_all
 from glue.merging.progress import ByteProgress
 from glue.merging.recipe import Recipe, planned
 from glue.merging.sources import source_of
@@ -32,6 +32,8 @@ from glue.specs.errors import IncompatibleModelsError
 from glue.specs.expression import Member, Merge, members_of
 
 Consume = Callable[[int, Tensor], None]
+
+BLOCKS_OF_A_PIECE = 8
 
 
 def evaluate(expression: Member | Merge, checkpoints: Mapping[str, Checkpoint], tensor: str) -> Tensor:
@@ -44,7 +46,7 @@ def evaluate(expression: Member | Merge, checkpoints: Mapping[str, Checkpoint], 
     node = planner(expression)(tensor)
     target = planned(checkpoints[next(leaves(node)).model].info(tensor), torch.float32)
     result = torch.empty(target.shape, dtype=target.dtype)
-    _run([lambda: _compute(node, checkpoints, target, _into(result))])
+    _run([lambda: _pieces(node, checkpoints, target, _into(result))])
     return result
 
 
@@ -61,11 +63,11 @@ def merge_into(expression: Member | Merge, checkpoints: Mapping[str, Checkpoint]
     # Checkpoints keep names that some architectures have given up in memory.
     resident = revert_weight_conversion(model, model.state_dict(keep_vars=False))
 
-    def task(target: PlannedTensor) -> Callable[[], int]:
+    def job(target: PlannedTensor) -> Job:
         into = _into(_resident_tensor(resident, target))
-        return lambda: _compute(recipe.plan(target.name), checkpoints, target, into)
+        return lambda: _pieces(recipe.plan(target.name), checkpoints, target, into)
 
-    _run([task(target) for target in recipe.tensors])
+    _run([job(target) for target in recipe.tensors])
 
 
 def merge_to_folder(
@@ -111,12 +113,15 @@ def write_recipe(
     told = ByteProgress(sum(tensor.bytes for tensor in recipe.tensors), progress)
 
     def fill(shard: ShardFile) -> None:
-        _run([_task(recipe, checkpoints, target, shard) for target in shard.plan.tensors], told)
+        targets = shard.plan.tensors
+        with closing(run_all([_job(recipe, checkpoints, target, shard) for target in targets])) as ends:
+            for number in ends:
+                told.add(targets[number].bytes)
 
     def kept(shard: ShardPlan) -> None:
         told.skip(sum(tensor.bytes for tensor in shard.tensors))
 
-    write_shards(out, plan_shards(recipe.tensors, shard_bytes), fill, kept, token)
+    digests = write_shards(out, plan_shards(recipe.tensors, shard_bytes), fill, kept, token)
     copy_companions(recipe.companions, out, token)
     if recipe.finish is not None:
         recipe.finish(out)
@@ -128,37 +133,39 @@ def write_recipe(
     with Checkpoint.open(out) as written:
         verify_layout(written, recipe.tensors)
         verify_tokenizer(out, written.config)
-    write_manifest(out, token)
+    write_manifest(out, token, digests)
 
 
-def _task(
-    recipe: Recipe, checkpoints: Mapping[str, Checkpoint], target: PlannedTensor, shard: ShardFile
-) -> Callable[[], int]:
+def _job(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], target: PlannedTensor, shard: ShardFile) -> Job:
     def store(element: int, block: Tensor) -> None:
         stored = block.to(target.dtype)
         check_finite(stored, target.name)
         shard.write(target.name, element, stored)
 
-    return lambda: _compute(recipe.plan(target.name), checkpoints, target, store)
+    return lambda: _pieces(recipe.plan(target.name), checkpoints, target, store)
 
 
-def _run(tasks: list[Callable[[], int]], told: ByteProgress | None = None) -> None:
-    for finished in run_all(tasks):
-        if told is not None:
-            told.add(finished)
+def _run(jobs: list[Job]) -> None:
+    for _ in run_all(jobs):
+        pass
 
 
-def _compute(node: Node, checkpoints: Mapping[str, Checkpoint], target: PlannedTensor, consume: Consume) -> int:
-    """Give every block of the tree's result to `consume`; the bytes that it has when stored."""
+def _pieces(node: Node, checkpoints: Mapping[str, Checkpoint], target: PlannedTensor, consume: Consume) -> list[Piece]:
+    """What gives the blocks of the tree's result to `consume`, piece by piece in order."""
     if not target.dtype.is_floating_point:
-        consume(0, _common_value(node, checkpoints))
-        return target.bytes
+        return [lambda: consume(0, _common_value(node, checkpoints))]
     grid = Grid(target.shape)
-    with torch.no_grad():
-        source = source_of(node, checkpoints, grid, target.name)
-        for block in grid.blocks:
-            consume(block.start * grid.columns, source.read(block))
-    return target.bytes
+    source = source_of(node, checkpoints, grid, target.name)
+
+    def piece(blocks: Sequence[Block]) -> Piece:
+        def run() -> None:
+            for block in blocks:
+                consume(block.start * grid.columns, source.read(block))
+
+        return run
+
+    starts = range(0, len(grid.blocks), BLOCKS_OF_A_PIECE)
+    return [piece(grid.blocks[start : start + BLOCKS_OF_A_PIECE]) for start in starts]
 
 
 def _common_value(node: Node, checkpoints: Mapping[str, Checkpoint]) -> Tensor:
