@@ -1,4 +1,4 @@
-"""The Hub's HTTP interface for models, as the real client calls it: accounts, repositories, commits, LFS, xet."""
+"""The Hub's interface as the real client calls it: accounts, repositories, commits, LFS, xet; data sets to read."""
 
 import base64
 import json
@@ -18,6 +18,8 @@ from tests.support.hub.store import ATTRIBUTES, Account, Commit, Entry, HubError
 
 _CHUNK_BYTES = 256 * 1024
 _PAGE = 50
+# Data sets are kept under names that begin so.
+DATASETS = "datasets/"
 
 
 class Hub:
@@ -69,7 +71,7 @@ class Hub:
 
 def namespace(repo_id: str) -> str:
     """The owner of a repository."""
-    return repo_id.partition("/")[0]
+    return repo_id.removeprefix(DATASETS).partition("/")[0]
 
 
 def create_app(hub: Hub) -> FastAPI:
@@ -78,6 +80,7 @@ def create_app(hub: Hub) -> FastAPI:
     app.add_exception_handler(HubError, _refuse)
     _account_routes(app, hub)
     _repository_routes(app, hub)
+    _dataset_routes(app, hub)
     _commit_routes(app, hub)
     _upload_routes(app, hub)
     _xet_routes(app, hub)
@@ -159,6 +162,24 @@ def _repository_routes(app: FastAPI, hub: Hub) -> None:
         else:
             paths = parse_qs((await request.body()).decode())["paths"]
         return [_file(path, commit.files[path]) for path in paths if path in commit.files]
+
+
+def _dataset_routes(app: FastAPI, hub: Hub) -> None:
+    @app.get("/api/datasets/{owner}/{name}")
+    @app.get("/api/datasets/{owner}/{name}/revision/{revision:path}")
+    async def info(request: Request, owner: str, name: str, revision: str = "main") -> Any:
+        repository = hub.readable(request, f"{DATASETS}{owner}/{name}")
+        return _info(repository, repository.head(revision), "blobs" in request.query_params) | {"id": f"{owner}/{name}"}
+
+    @app.head("/datasets/{owner}/{name}/resolve/{revision}/{path:path}")
+    @app.get("/datasets/{owner}/{name}/resolve/{revision}/{path:path}")
+    async def resolve(request: Request, owner: str, name: str, revision: str, path: str) -> Any:
+        commit = hub.open(request, f"{DATASETS}{owner}/{name}").head(revision)
+        entry = commit.files.get(path)
+        if entry is None:
+            raise HubError(404, "EntryNotFound", "Entry not found")
+        headers = {"X-Repo-Commit": commit.oid, "ETag": f'"{entry.oid}"', "Accept-Ranges": "bytes"}
+        return _bytes(request, entry.location, headers)
 
 
 def _commit_routes(app: FastAPI, hub: Hub) -> None:
