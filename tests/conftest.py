@@ -8,6 +8,14 @@ from workers.embedded.postgres import PostgresServer
 from workers.embedded.valkey import ValkeyServer
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test sees what an earlier run has found out about architectures, nor leaves anything behind."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLUE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The admin address of a fresh Postgres; a test that writes creates a database of its own from it."""

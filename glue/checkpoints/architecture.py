@@ -3,18 +3,21 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
-from transformers.core_model_loading import revert_weight_conversion
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from glue.checkpoints.known_architectures import keep, recalled
 from glue.references.headers import TensorInfo
 from glue.specs.errors import IncompatibleModelsError, Problem
+
+if TYPE_CHECKING:
+    # Imported where it is used: a merge of models that are known already starts without it.
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 # Written by old versions of transformers, computed since then.
 _LEGACY = (r"rotary_emb\.inv_freq$",)
@@ -38,9 +41,26 @@ class Architecture:
         """The full name of a stored tensor."""
         return name if name in self.shapes or name in self.tied else f"{self.prefix}.{name}"
 
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return {
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "tied": dict(self.tied),
+            "leading": sorted(self.leading),
+            "ignorable": list(self.ignorable),
+            "prefix": self.prefix,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The inverse of `as_json`."""
+        shapes = {name: tuple(shape) for name, shape in value["shapes"].items()}
+        leading, ignorable = frozenset(value["leading"]), tuple(value["ignorable"])
+        return cls(shapes, value["tied"], leading, ignorable, value["prefix"])
+
 
 def architecture_of(config: Mapping[str, Any]) -> Architecture:
-    """Build the config's model without memory and read off its tensors. Remote code is never run.
+    """Build the config's model without memory and read off its tensors; once on every machine. Remote code never runs.
 
     Raises:
         IncompatibleModelsError: transformers knows no causal language model for this config.
@@ -51,7 +71,17 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
 @lru_cache(maxsize=64)
 def _architecture(config: str) -> Architecture:
     # A search asks for the same few configs at every candidate.
-    model = meta_model(json.loads(config))
+    with suppress(TypeError, KeyError, AttributeError):
+        return Architecture.from_json(recalled(config))
+    found = _ask_transformers(json.loads(config))
+    keep(config, found.as_json())
+    return found
+
+
+def _ask_transformers(config: Mapping[str, Any]) -> Architecture:
+    from transformers.core_model_loading import revert_weight_conversion
+
+    model = meta_model(config)
     tied = dict(model.all_tied_weights_keys)
     ignored = set(model._keys_to_ignore_on_save or ())
     kept = {name: value for name, value in model.state_dict().items() if name not in tied and name not in ignored}
@@ -66,12 +96,14 @@ def _leading(names: list[str]) -> frozenset[str]:
     return frozenset(takewhile(lambda name: not re.search(r"\.\d+\.", name), names))
 
 
-def meta_model(config: Mapping[str, Any]) -> PreTrainedModel:
+def meta_model(config: Mapping[str, Any]) -> "PreTrainedModel":
     """The config's causal language model on the meta device: names and shapes, no values.
 
     Raises:
         IncompatibleModelsError: transformers knows no causal language model for this config.
     """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
     kind = str(config.get("model_type"))
     if kind not in CONFIG_MAPPING:
         raise _unknown(f"transformers knows no architecture {kind!r}")
@@ -83,7 +115,9 @@ def meta_model(config: Mapping[str, Any]) -> PreTrainedModel:
         raise _unknown(f"transformers builds no causal language model from the config: {error}") from None
 
 
-def _from_config(settings: PreTrainedConfig) -> PreTrainedModel:
+def _from_config(settings: "PreTrainedConfig") -> "PreTrainedModel":
+    from transformers import AutoModelForCausalLM
+
     model: PreTrainedModel = AutoModelForCausalLM.from_config(settings, trust_remote_code=False)
     return model
 
@@ -108,7 +142,9 @@ def head_parameter(config: Mapping[str, Any]) -> str:
     return _parameter(model, model.get_output_embeddings().weight)
 
 
-def _parameter(model: PreTrainedModel, weight: Any) -> str:
+def _parameter(model: "PreTrainedModel", weight: Any) -> str:
+    from transformers.core_model_loading import revert_weight_conversion
+
     name = next(name for name, parameter in model.named_parameters() if parameter is weight)
     # Checkpoints keep names that some architectures have given up in memory.
     stored: str = next(iter(revert_weight_conversion(model, {name: weight})))

@@ -3,16 +3,18 @@
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedConfig, PreTrainedModel
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
 class Modelling:
     """The two classes of one self-contained modelling file."""
 
-    config: type[PreTrainedConfig]
-    model: type[PreTrainedModel]
+    config: "type[PreTrainedConfig]"
+    model: "type[PreTrainedModel]"
 
     @property
     def file(self) -> str:

@@ -8,12 +8,15 @@ where none has. Rows that only pad the vocabulary to a multiple get the mean of 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from glue.specs.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Row = tuple[str, int]
 
@@ -43,12 +46,14 @@ class TokenRule:
     force: bool
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     """The folder's tokenizer; remote code never runs.
 
     Raises:
         InvalidInputError: there is none that transformers can load.
     """
+    from transformers import AutoTokenizer
+
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -56,14 +61,14 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def token_rows(tokenizer: PreTrainedTokenizerBase, rows: int) -> dict[str, int]:
+def token_rows(tokenizer: "PreTrainedTokenizerBase", rows: int) -> dict[str, int]:
     """Token to row, in order of rows, of those tokens that have one in an embedding of `rows`."""
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     return {token: row for token, row in vocabulary if row < rows}
 
 
 def add_union(
-    tokenizer: PreTrainedTokenizerBase, others: Sequence[PreTrainedTokenizerBase], rows: Sequence[int]
+    tokenizer: "PreTrainedTokenizerBase", others: Sequence["PreTrainedTokenizerBase"], rows: Sequence[int]
 ) -> None:
     """Add to `tokenizer` every token of the others that it lacks, in their order; `rows` bound their tokens' ids."""
     known = set(tokenizer.get_vocab())

@@ -35,15 +35,20 @@ def merge(
 ) -> None:
     """Merge models as CONFIG.yml says into the folder OUT. Started again after a kill, it goes on where it was."""
     from glue.merging.run import merge_file, notes_on
-    from glue.merging.trial import run_once
 
     with told():
         for note in notes_on(config):
             errors.print(f"[yellow]note:[/] {note}", highlight=False)
-        check = run_once if verify is Verification.LOAD else None
+        check = _trial() if verify is Verification.LOAD else None
         with bar("merging") as progress:
             merge_file(config, out, shard_bytes=bytes_of(shard_size), seed=seed, progress=progress, check=check)
     console.print(f"merged into {out}", highlight=False)
+
+
+def _trial() -> Callable[[Path], None]:
+    from glue.merging.trial import run_once
+
+    return run_once
 
 
 def bytes_of(size: str) -> int:

@@ -7,11 +7,10 @@ by name.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.core_model_loading import revert_weight_conversion
 
 from glue.checkpoints.companions import copy_companions, saved_config, write_config
 from glue.checkpoints.disk import write_whole
@@ -30,6 +29,9 @@ from glue.merging.sources import source_of
 from glue.merging.tree import Node, leaves, planner
 from glue.specs.errors import IncompatibleModelsError
 from glue.specs.expression import Member, Merge, members_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Consume = Callable[[int, Tensor], None]
 
@@ -50,7 +52,7 @@ def evaluate(expression: Member | Merge, checkpoints: Mapping[str, Checkpoint], 
     return result
 
 
-def merge_into(expression: Member | Merge, checkpoints: Mapping[str, Checkpoint], model: PreTrainedModel) -> None:
+def merge_into(expression: Member | Merge, checkpoints: Mapping[str, Checkpoint], model: "PreTrainedModel") -> None:
     """Overwrite a resident model's weights with the merged ones, block by block.
 
     With a model in fp32 the bits are those that `merge_to_folder` writes as float32.
@@ -59,6 +61,8 @@ def merge_into(expression: Member | Merge, checkpoints: Mapping[str, Checkpoint]
         InvalidInputError: a method or a parameter is unknown or wrong.
         IncompatibleModelsError: the models do not fit together, or into the resident one.
     """
+    from transformers.core_model_loading import revert_weight_conversion
+
     recipe = recipe_for(expression, checkpoints, torch.float32)
     # Checkpoints keep names that some architectures have given up in memory.
     resident = revert_weight_conversion(model, model.state_dict(keep_vars=False))

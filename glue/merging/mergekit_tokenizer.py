@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from glue.checkpoints.reader import Checkpoint
 from glue.checkpoints.vocabulary import (
@@ -20,6 +19,9 @@ from glue.checkpoints.vocabulary import (
 from glue.merging.mergekit_yaml import MergekitFile, ModelReference, TokenizerSettings, TokenSettings, TokenSource
 from glue.specs.errors import InvalidInputError, Problem
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 TEMPLATES = Path(__file__).parent / "chat_templates"
 
 
@@ -27,7 +29,7 @@ TEMPLATES = Path(__file__).parent / "chat_templates"
 class MergedTokenizer:
     """The result's tokenizer and, for every model by name, where its embedding's rows go."""
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: "PreTrainedTokenizerBase"
     maps: Mapping[str, RowMap]
 
     @property
@@ -64,10 +66,10 @@ def _result_tokenizer(
     settings: TokenizerSettings,
     names: Mapping[ModelReference, str],
     base: str,
-    tokenizers: Mapping[str, PreTrainedTokenizerBase],
+    tokenizers: Mapping[str, "PreTrainedTokenizerBase"],
     rows: Mapping[str, int],
     checkpoints: Mapping[str, Checkpoint],
-) -> PreTrainedTokenizerBase:
+) -> "PreTrainedTokenizerBase":
     donor = names[settings.source] if isinstance(settings.source, ModelReference) else base
     # Loaded afresh: what is added to the result must not appear in the donor's own vocabulary.
     result = load_tokenizer(checkpoints[donor].folder)
@@ -127,7 +129,7 @@ def chat_template(file: MergekitFile, folders: list[Path]) -> str | None:
     return known[wanted].read_text()
 
 
-def tokenizer_writer(tokenizer: PreTrainedTokenizerBase, template: str | None) -> Callable[[Path], None]:
+def tokenizer_writer(tokenizer: "PreTrainedTokenizerBase", template: str | None) -> Callable[[Path], None]:
     """What writes the tokenizer with that template into a folder."""
 
     def write(folder: Path) -> None:
