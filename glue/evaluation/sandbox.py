@@ -1,50 +1,32 @@
 """Runs a program that a model wrote where it can do no harm; knows nothing of tasks and scores.
 
 The program sees the interpreter's files and an empty folder in memory: no network, no environment, no other
-process, nothing that can be written outside. It starts no process. Time, memory and output are bounded.
+process, nothing that can be written outside. It starts no process. Time, memory and output are bounded. It runs in
+bubblewrap on this machine, or on the sandbox server that GLUE_SANDBOX_URL names.
 """
 
 import os
-import secrets
-import selectors
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
 
-from glue.evaluation.system_calls import filter_program
+from glue.evaluation.sandbox_client import run_remotely
+from glue.sandbox.programs import (
+    Confined,
+    Language,
+    Limits,
+    NoInterpreterError,
+    Verdict,
+    interpreter,
+    interpreter_options,
+    run_confined,
+)
+from glue.sandbox.system_calls import UnknownProcessorError, filter_program
 from glue.specs.errors import EvaluationError
 
-Language = Literal["python", "javascript"]
-
-TAIL = {"python": '\nprint("\\n{mark}", flush=True)\n', "javascript": '\n;console.log("\\n{mark}");\n'}
 RUNTIME = "/runtime"
-MEBIBYTE = 1024**2
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one program may use: wall and processor seconds, bytes of memory, of output and of its folder."""
-
-    seconds: float = 10.0
-    memory_bytes: int = 512 * MEBIBYTE
-    output_bytes: int = 64 * 1024
-    folder_bytes: int = 16 * MEBIBYTE
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether the program ran to its last line; `reason` says why it did not."""
-
-    passed: bool
-    reason: Literal["passed", "failed", "time", "output"]
+URL, TOKEN = "GLUE_SANDBOX_URL", "GLUE_SANDBOX_TOKEN"
 
 
 def run_program(language: Language, source: str, limits: Limits | None = None) -> Verdict:
@@ -53,7 +35,8 @@ def run_program(language: Language, source: str, limits: Limits | None = None) -
     The last line prints a mark that is new for each run, so that leaving early with status 0 passes nothing.
 
     Raises:
-        EvaluationError: this machine has no sandbox, or no interpreter of that language.
+        EvaluationError: there is no sandbox, or no interpreter of that language in it.
+        SandboxUnavailableError: the sandbox server does not answer.
     """
     check_sandbox(language)
     return _run(language, source, limits or Limits())
@@ -66,11 +49,15 @@ def check_sandbox(language: Language) -> None:
     Raises:
         EvaluationError: it does not, with what to install.
     """
-    interpreter(language)
+    if os.environ.get(URL):
+        if not _run(language, "", Limits()).passed:
+            raise EvaluationError(f"a {language} program does not run on the sandbox server; see its log")
+        return
+    _interpreter(language)
     if shutil.which("bwrap") is None:
         raise EvaluationError(
             "code tasks run model-written programs, and this machine has no sandbox for them; install bubblewrap "
-            "(Debian: the package bubblewrap), or take the code tasks out of the suite"
+            f"(Debian: the package bubblewrap), set {URL}, or take the code tasks out of the suite"
         )
     if not _run(language, "", Limits()).passed:
         raise EvaluationError(
@@ -79,48 +66,33 @@ def check_sandbox(language: Language) -> None:
         )
 
 
-def interpreter(language: Language) -> Path:
-    """The file that runs programs of that language.
-
-    Raises:
-        EvaluationError: there is none.
-    """
-    if language == "python":
-        return Path(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}").resolve()
-    found = shutil.which("node")
-    if found is None:
-        raise EvaluationError("JavaScript tasks need Node.js: the program node is not on PATH")
-    return Path(found).resolve()
+def _interpreter(language: Language) -> Path:
+    try:
+        return interpreter(language)
+    except NoInterpreterError as error:
+        raise EvaluationError(str(error)) from None
 
 
 def _run(language: Language, source: str, limits: Limits) -> Verdict:
-    mark = secrets.token_hex(16)
-    with TemporaryDirectory() as folder, filter_program() as filter_file:
-        program = Path(folder, "program")
-        program.write_text(source + TAIL[language].format(mark=mark), encoding="utf-8")
-        command = [*_sandbox(language, program, filter_file, limits), *_command(language, limits)]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={},
-            pass_fds=[filter_file],
-            start_new_session=True,
-        )
-        try:
-            return _watch(process, mark, limits)
-        finally:
-            # The sandbox's first process dies with bubblewrap, and all others with it.
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+    if url := os.environ.get(URL):
+        return run_remotely(url, os.environ.get(TOKEN, ""), language, source, limits)
+    try:
+        # The sandbox's first process dies with bubblewrap, and all others with it.
+        with TemporaryDirectory() as folder, filter_program() as filter_file:
+            command = _command(language, limits)
+            return run_confined(
+                language,
+                source,
+                limits,
+                Path(folder, "program"),
+                lambda program: Confined([*_sandbox(language, program, filter_file, limits), *command], [filter_file]),
+            )
+    except UnknownProcessorError as error:
+        raise EvaluationError(str(error)) from None
 
 
 def _sandbox(language: Language, program: Path, filter_file: int, limits: Limits) -> list[str]:
-    root = interpreter(language).parent.parent
+    root = _interpreter(language).parent.parent
     runtime = [] if root == Path("/usr") else ["--ro-bind", str(root), RUNTIME]
     return [
         str(shutil.which("bwrap")),
@@ -140,26 +112,7 @@ def _command(language: Language, limits: Limits) -> list[str]:
     # V8 reserves far more addresses than it uses, so that its data are limited instead.
     memory = "--as" if language == "python" else "--data"
     bounds = [f"{memory}={limits.memory_bytes}", f"--cpu={int(limits.seconds) + 1}", "--core=0", "--nofile=64"]
-    found = interpreter(language)
+    found = _interpreter(language)
     inside = str(found) if found.parent.parent == Path("/usr") else f"{RUNTIME}/bin/{found.name}"
-    heap = f"--max-old-space-size={limits.memory_bytes // MEBIBYTE // 2}"
-    options = {"python": ["-I", "-S"], "javascript": [heap]}[language]
+    options = interpreter_options(language, limits)
     return ["/usr/bin/prlimit", *bounds, inside, *options, "/program"]
-
-
-def _watch(process: subprocess.Popen[bytes], mark: str, limits: Limits) -> Verdict:
-    assert process.stdout is not None
-    end, output = time.monotonic() + limits.seconds, b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while (left := end - time.monotonic()) > 0:
-            if not selector.select(left):
-                continue
-            part = os.read(process.stdout.fileno(), 65536)
-            output += part
-            if len(output) > limits.output_bytes:
-                return Verdict(False, "output")
-            if not part:
-                passed = output.rstrip().endswith(mark.encode())
-                return Verdict(True, "passed") if passed else Verdict(False, "failed")
-    return Verdict(False, "time")

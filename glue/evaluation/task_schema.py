@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, JsonValue, model_validator
 
-from glue.evaluation.sandbox import Language
+from glue.sandbox.programs import Language
 from glue.specs.base import Spec
 from glue.specs.errors import Problem
 

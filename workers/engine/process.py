@@ -26,7 +26,7 @@ _CHUNK_BYTES = 1 << 16
 # A process closes its pipes a moment before it can be waited for.
 _LAST_BREATH_SECONDS = 1.0
 
-# Only these reach the engine: no address, password, key or token does.
+# Only these reach the engine: no address, password, key or token does, but the sandbox's.
 _NAMES = {"GLUE_LOG_FORMAT", "PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV", "XDG_CACHE_HOME"}
 _PREFIXES = (
     "LC_", "PYTHON", "LD_", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "ATEN_", "TORCH", "PYTORCH_", "CUDA_", "CUBLAS_",
@@ -35,6 +35,8 @@ _PREFIXES = (
 # The order of sets must not differ from engine to engine, and a fork must not find tokenizers' threads.
 _FIXED = {"PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"}
 _SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "KEY", "URL", "ENDPOINT")
+# The one door that it may open: behind it programs run that models wrote, and nothing else is reached.
+_SANDBOX = ("GLUE_SANDBOX_URL", "GLUE_SANDBOX_TOKEN")
 
 
 class Interruption(StrEnum):
@@ -257,5 +259,7 @@ def engine_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _may_pass(name: str) -> bool:
+    if name in _SANDBOX:
+        return True
     known = name in _NAMES or name.startswith(_PREFIXES)
     return known and name not in _FIXED and not any(word in name for word in _SECRET_WORDS)

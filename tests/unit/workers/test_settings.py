@@ -85,6 +85,12 @@ def test_the_engine_gets_fixed_hashes_and_nothing_unknown() -> None:
     assert engine_environment(given) == {"PATH": "/bin", "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"}
 
 
+def test_the_engine_is_told_where_programs_run_and_no_other_address() -> None:
+    given = {"GLUE_SANDBOX_URL": "http://sandbox:8800", "GLUE_SANDBOX_TOKEN": "t", "GLUE_ARTIFACTS_URL": "s3://b"}
+    passed = engine_environment(given)
+    assert {name for name in passed if name.startswith("GLUE_")} == {"GLUE_SANDBOX_URL", "GLUE_SANDBOX_TOKEN"}
+
+
 def test_a_slots_command_names_its_classes() -> None:
     command = worker_command("one", ["cpu", "gpu"])
     assert command[0] == sys.executable
