@@ -46,6 +46,7 @@ class GlueBlockMixtureConfig(PreTrainedConfig):
     router_inner_size: int = 0
     vocab_size: int = 0
     num_hidden_layers: int = 0
+    output_router_logits: bool = False
     tie_word_embeddings: bool = False
     pad_token_id: int | None = None
     bos_token_id: int | None = None
@@ -62,9 +63,13 @@ class GlueBlockMixtureConfig(PreTrainedConfig):
 
 @dataclass
 class GlueBlockMixtureOutput(CausalLMOutputWithPast):
-    """`logits` are samples x tokens x vocabulary; `routing` is samples x decisions x experts."""
+    """`logits` are samples x tokens x vocabulary; `routing`, `router_logits` are samples x decisions x experts.
+
+    The routers' logits are there where the routing was decided now and not given.
+    """
 
     routing: Tensor | None = None
+    router_logits: Tensor | None = None
 
 
 def pool_states(states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -90,6 +95,7 @@ class _Call:
     routing: Tensor | None
     attention_mask: Tensor | None
     decisions: list[Tensor] = field(default_factory=list)
+    router_logits: list[Tensor] = field(default_factory=list)
 
 
 # Layers are called by the stock model, which passes on no argument of ours.
@@ -163,7 +169,8 @@ class BlockMixtureLayer(nn.Module):
             return call.routing[:, self.decision]
         if self.decision == len(call.decisions):
             assert self.block_router is not None, "the first layer of a decision has its router"
-            call.decisions.append(self._choose(self.block_router(hidden_states, call.attention_mask)))
+            call.router_logits.append(self.block_router(hidden_states, call.attention_mask))
+            call.decisions.append(self._choose(call.router_logits[-1]))
         return call.decisions[self.decision]
 
     def _choose(self, router_logits: Tensor) -> Tensor:
@@ -356,6 +363,7 @@ class GlueBlockMixtureForCausalLM(PreTrainedModel, GenerationMixin):
         routing: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
+        output_router_logits: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         return_dict: bool | None = None,
         **kwargs: Any,
@@ -386,14 +394,21 @@ class GlueBlockMixtureForCausalLM(PreTrainedModel, GenerationMixin):
         }
         call = _Call(routing, attention_mask)
         logits = self._run(inputs, call)
-        routing = torch.stack(call.decisions, dim=1) if routing is None else routing
+        routing = _stacked(call.decisions) if routing is None else routing
         if past_key_values is not None:
             past_key_values.routing = routing
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         cache = past_key_values if past_key_values is not None and past_key_values.is_initialized else None
-        output = GlueBlockMixtureOutput(loss=loss, logits=logits, past_key_values=cache, routing=routing)
+        show = self.config.output_router_logits if output_router_logits is None else output_router_logits
+        output = GlueBlockMixtureOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=cache,
+            routing=routing,
+            router_logits=_stacked(call.router_logits) if show and call.router_logits else None,
+        )
         wanted = self.config.return_dict if return_dict is None else return_dict
         return output if wanted else output.to_tuple()
 
@@ -454,6 +469,11 @@ class GlueBlockMixtureForCausalLM(PreTrainedModel, GenerationMixin):
         if any(cache.is_compileable for cache in caches):
             raise ValueError("samples take different layers, so a static cache cannot hold them: use a dynamic one")
         model_kwargs["past_key_values"] = BlockMixtureCache(self.config, caches, model_kwargs["routing"])
+
+
+def _stacked(decisions: Sequence[Tensor]) -> Tensor:
+    """Layers may lie on several devices; the first one's is that of all decisions."""
+    return torch.stack([each.to(decisions[0].device) for each in decisions], dim=1)
 
 
 def _pad_left(input_ids: Tensor, model_kwargs: dict[str, Any]) -> Tensor:

@@ -216,6 +216,49 @@ def test_usage_counts_each_decision(built: Path) -> None:
     assert mixture.expert_usage == routing.sum(0).long().tolist()
 
 
+@torch.no_grad()
+def test_router_logits_on_request(built: Path, model: Any) -> None:
+    ids = prompts(5, 6)
+    shown = model(ids, output_router_logits=True)
+    assert shown.router_logits.shape == (5, LAYERS, 2)
+    assert torch.equal(shown.router_logits.argmax(-1), shown.routing.argmax(-1))
+    assert model(ids).router_logits is None
+    # What is given was not decided.
+    assert model(ids, routing=shown.routing, output_router_logits=True).router_logits is None
+    always: Any = GlueBlockMixtureForCausalLM.from_pretrained(built, output_router_logits=True)
+    assert torch.equal(always(ids).router_logits, shown.router_logits)
+
+
+@torch.no_grad()
+def test_all_experts_alike_are_the_mean_of_their_layers(folders: list[Path], tmp_path: Path) -> None:
+    undecided = RouterWeights(torch.zeros(LAYERS, 2, WIDTH), torch.zeros(LAYERS, WIDTH))
+    mixture = loaded(blocks(tmp_path / "mixture", folders, base=folders[0], router=undecided, top_k=2))
+    ids = prompts(3, 7)
+    experts = [loaded(folder).model for folder in folders]
+    states = experts[0].embed_tokens(ids)
+    place = experts[0].rotary_emb(states, torch.arange(7)[None])
+    for first, second in zip(experts[0].layers, experts[1].layers, strict=True):
+        states = (first(states, position_embeddings=place) + second(states, position_embeddings=place)) / 2
+    expected = mixture.trunk.lm_head(experts[0].norm(states))
+    torch.testing.assert_close(mixture(ids).logits, expected, **ROUNDING)
+
+
+def test_a_device_map_keeps_layers_whole(built: Path, model: Any, tmp_path: Path) -> None:
+    ids, mask = padded([prompts(1, length, seed=length)[0] for length in (3, 9, 5)], "left")
+    placed: Any = GlueBlockMixtureForCausalLM.from_pretrained(built, device_map="auto")
+    assert "LlamaDecoderLayer" in placed._no_split_modules
+    # Experts of one layer in different places, some of them on the disk.
+    rest = ("embed_tokens", "norm", "rotary_emb")
+    apart = {f"trunk.model.{name}": "cpu" for name in rest} | {"trunk.lm_head": "cpu"}
+    for layer in range(LAYERS):
+        places = {"block_router": "cpu", "experts.0": "cpu", "experts.1": "disk"}
+        apart |= {f"trunk.model.layers.{layer}.{name}": place for name, place in places.items()}
+    spread: Any = GlueBlockMixtureForCausalLM.from_pretrained(built, device_map=apart, offload_folder=tmp_path)
+    expected = model.generate(ids, attention_mask=mask, **LENGTH)
+    for each in (placed, spread):
+        assert torch.equal(each.generate(ids, attention_mask=mask, **LENGTH), expected)
+
+
 def test_the_routing_of_the_prompt_is_kept(model: Any) -> None:
     ids = prompts(16, 4)
     answers = model.generate(ids, **LENGTH)
