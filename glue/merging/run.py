@@ -1,6 +1,6 @@
 """A merge file run from end to end: models opened, result built beside its place, moved there when it is whole."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from glue.checkpoints.adapter import open_checkpoint
 from glue.checkpoints.disk import TOKEN, give_name, work_folder
 from glue.checkpoints.writer import Progress
 from glue.merging.engine import write_recipe
+from glue.merging.merged_checkpoint import Locate
 from glue.merging.mergekit_plan import names_of, recipe_of_file, stored_dtype, unused_parameters
 from glue.merging.mergekit_yaml import MergekitFile, ModelReference, read_mergekit_file
 from glue.references.folders import folder_commit
@@ -37,25 +38,53 @@ def merge_file(
     file = read_mergekit_file(path)
     if out.exists():
         raise _invalid("/out", f"{out} exists already", "remove it, or choose another folder")
-    folders = {reference: model_folders(reference, path.parent) for reference in file.references()}
-    defaults = {} if seed is None else {"seed": seed}
-    with ExitStack() as stack:
-        names = names_of(file)
-        checkpoints = {names[each]: stack.enter_context(open_checkpoint(folders[each])) for each in names}
-        recipe = recipe_of_file(file, checkpoints, defaults)
-        work = work_folder(out, _inputs_digest(file, folders, shard_bytes, seed))
-        write_recipe(
-            recipe,
-            checkpoints,
-            work,
-            dtype=stored_dtype(file, checkpoints),
-            shard_bytes=shard_bytes,
-            token=TOKEN,
-            progress=progress,
-        )
+
+    def locate(reference: ModelReference) -> tuple[Path, ...]:
+        return model_folders(reference, path.parent)
+
+    work = work_folder(out, inputs_digest(file, locate, shard_bytes, seed))
+    write_merge(file, locate, work, shard_bytes=shard_bytes, seed=seed, token=TOKEN, progress=progress)
     if check is not None:
         check(work)
     give_name(work, out)
+
+
+def write_merge(
+    file: MergekitFile,
+    locate: Locate,
+    out: Path,
+    *,
+    shard_bytes: int,
+    seed: int | None,
+    token: int,
+    progress: Progress,
+) -> None:
+    """Build a merge in the folder `out` itself, where an earlier run may have left shards.
+
+    `locate` finds the folders of what the file names. The folder is verified and complete with its manifest.
+
+    Raises:
+        InvalidInputError: a folder, a method or a parameter is wrong.
+        IncompatibleModelsError: the models do not fit together, or the result would not be finite.
+        DiskFullError: there is no space; nothing that looks finished is left.
+    """
+    defaults = {} if seed is None else {"seed": seed}
+    with ExitStack() as stack:
+        names = names_of(file)
+        checkpoints = {names[each]: stack.enter_context(open_checkpoint(locate(each))) for each in names}
+        recipe = recipe_of_file(file, checkpoints, defaults)
+        dtype = stored_dtype(file, checkpoints)
+        write_recipe(recipe, checkpoints, out, dtype=dtype, shard_bytes=shard_bytes, token=token, progress=progress)
+
+
+def inputs_digest(file: MergekitFile, locate: Locate, shard_bytes: int, seed: int | None) -> str:
+    """What two runs that write the same bytes have in common.
+
+    Raises:
+        InvalidInputError: a model is not a folder.
+    """
+    commits = [[folder_commit(folder) for folder in locate(each)] for each in file.references()]
+    return digest_of({"file": file.as_json(), "models": commits, "shard_bytes": shard_bytes, "seed": seed})
 
 
 def model_folders(reference: ModelReference, relative_to: Path) -> tuple[Path, ...]:
@@ -72,13 +101,6 @@ def model_folders(reference: ModelReference, relative_to: Path) -> tuple[Path, .
             fix = "give a folder; a model of the Hub has to be downloaded first"
             raise _invalid("/models", f"{name} is not a folder", fix)
     return folders
-
-
-def _inputs_digest(
-    file: MergekitFile, folders: Mapping[ModelReference, tuple[Path, ...]], shard_bytes: int, seed: int | None
-) -> str:
-    commits = [[folder_commit(folder) for folder in each] for each in folders.values()]
-    return digest_of({"file": file.as_json(), "models": commits, "shard_bytes": shard_bytes, "seed": seed})
 
 
 def _invalid(pointer: str, detail: str, fix: str) -> InvalidInputError:

@@ -15,6 +15,7 @@ from glue.checkpoints.disk import TOKEN, give_name, work_folder
 from glue.checkpoints.dtypes import config_dtype
 from glue.checkpoints.manifest import write_manifest
 from glue.checkpoints.writer import Progress
+from glue.merging.merged_checkpoint import Locate
 from glue.merging.mergekit_yaml import ModelReference
 from glue.merging.run import model_folders
 from glue.mixture.block import build_block_mixture
@@ -101,20 +102,75 @@ def mix_file(path: Path, out: Path, *, shard_bytes: int, seed: int | None, progr
     file = read_mix_file(path)
     if out.exists():
         raise _invalid("/out", f"{out} exists already", "remove it, or choose another folder")
-    mix = _found(file, path.parent, seed)
-    _check_dense_layers(mix)
-    output = Output(work_folder(out, _inputs_digest(mix, shard_bytes)), shard_bytes, TOKEN, progress)
-    notes = (*_tokenizer_note(mix), *_LEVELS[file.level](mix, output))
-    write_manifest(output.folder, TOKEN)
-    give_name(output.folder, out)
+
+    def locate(reference: ModelReference) -> tuple[Path, ...]:
+        return model_folders(reference, path.parent)
+
+    names = [locate(expert.source_model)[0].name for expert in file.experts]
+    work = work_folder(out, inputs_digest(file, locate, names, shard_bytes, seed))
+    notes = write_mix(
+        file, locate, work, names=names, shard_bytes=shard_bytes, seed=seed, token=TOKEN, progress=progress
+    )
+    give_name(work, out)
     return notes
 
 
-def _found(file: MixFile, relative_to: Path, seed: int | None) -> _Mix:
-    base = _source(file.base_model, relative_to)
-    experts = tuple(_source(expert.source_model, relative_to) for expert in file.experts)
-    chosen = next((each for each in (file.seed, seed) if each is not None), DEFAULT_SEED)
-    return _Mix(file, base, experts, file.dtype or stored_dtype(base.folder), chosen)
+def write_mix(
+    file: MixFile,
+    locate: Locate,
+    out: Path,
+    *,
+    names: Sequence[str],
+    shard_bytes: int,
+    seed: int | None,
+    token: int,
+    progress: Progress,
+) -> tuple[str, ...]:
+    """Build a mixture in the folder `out` itself, where an earlier run may have left shards; gives notes for the user.
+
+    `locate` finds the folders of what the file names; `names` are what the experts are called, in the file's order.
+    The folder is verified and complete with its manifest.
+
+    Raises:
+        InvalidInputError: a folder or a number is wrong.
+        IncompatibleModelsError: the models do not fit together, or the result would not be finite.
+        DiskFullError: there is no space; nothing that looks finished is left.
+    """
+    mix = _found(file, locate, names, seed)
+    _check_dense_layers(mix)
+    output = Output(out, shard_bytes, token, progress)
+    notes = (*_tokenizer_note(mix), *_LEVELS[file.level](mix, output))
+    write_manifest(out, token)
+    return notes
+
+
+def inputs_digest(file: MixFile, locate: Locate, names: Sequence[str], shard_bytes: int, seed: int | None) -> str:
+    """What two runs that write the same bytes have in common.
+
+    Raises:
+        InvalidInputError: a model is not a folder.
+    """
+    references = (file.base_model, *(expert.source_model for expert in file.experts))
+    return digest_of(
+        {
+            "file": file.as_json(),
+            "models": [[folder_commit(folder) for folder in locate(each)] for each in references],
+            "names": list(names),
+            "shard_bytes": shard_bytes,
+            "seed": _seed(file, seed),
+        }
+    )
+
+
+def _found(file: MixFile, locate: Locate, names: Sequence[str], seed: int | None) -> _Mix:
+    base = _source(file.base_model, locate, "base")
+    named = zip(file.experts, names, strict=True)
+    experts = tuple(_source(expert.source_model, locate, name) for expert, name in named)
+    return _Mix(file, base, experts, file.dtype or stored_dtype(base.folder), _seed(file, seed))
+
+
+def _seed(file: MixFile, seed: int | None) -> int:
+    return next((each for each in (file.seed, seed) if each is not None), DEFAULT_SEED)
 
 
 def _check_dense_layers(mix: _Mix) -> None:
@@ -138,17 +194,11 @@ def _tokenizer_note(mix: _Mix) -> tuple[str, ...]:
     return (f"{detail}: the mixture reads the base's ids",)
 
 
-def _source(reference: ModelReference, relative_to: Path) -> ExpertSource:
+def _source(reference: ModelReference, locate: Locate, name: str) -> ExpertSource:
     if reference.lora is not None:
         fix = "merge the adapter into its model first, with glue merge"
         raise _invalid("/experts", f"{reference.lora} is an adapter, not a whole model", fix)
-    folder = model_folders(reference, relative_to)[0]
-    return ExpertSource(folder.name, folder)
-
-
-def _inputs_digest(mix: _Mix, shard_bytes: int) -> str:
-    commits = [folder_commit(source.folder) for source in (mix.base, *mix.experts)]
-    return digest_of({"file": mix.file.as_json(), "models": commits, "shard_bytes": shard_bytes, "seed": mix.seed})
+    return ExpertSource(name, locate(reference)[0])
 
 
 def _ffn(mix: _Mix, output: Output) -> tuple[str, ...]:
