@@ -9,9 +9,9 @@ from glue.plans.model_glue import stage_names
 from glue.records import tables
 from glue.records.jobs import StageProgress, UnitView
 from glue.records.workers import WorkerView
-from glue.references.licences import combine
+from glue.references.licences import combine, licences_of
 from glue.specs.expression import parse_expression
-from glue.specs.job import JobSpec
+from glue.specs.job import JobSpec, ResolvedModel
 from glue.specs.recipes import mergekit_recipe
 
 Row = TypeVar("Row")
@@ -139,7 +139,7 @@ def unit_detail(row: tables.Unit, spec: JobSpec) -> schemas.UnitDetail:
 def _mergekit(row: tables.Unit, spec: JobSpec) -> dict[str, Any] | None:
     if "expression" not in row.payload:
         return None
-    return mergekit_recipe(parse_expression(row.payload["expression"]), spec.paths(), spec.output.dtype)
+    return mergekit_recipe(parse_expression(row.payload["expression"]), spec.sources(), spec.output.dtype)
 
 
 def event(row: tables.Event) -> schemas.Event:
@@ -289,7 +289,7 @@ def _result(row: tables.Job, artifacts: Sequence[tables.Artifact]) -> schemas.Jo
 
 def _warnings(row: tables.Job) -> list[str]:
     """What to read before the result is used: where the models say something of licences, what follows from them."""
-    licences = {model["name"]: model.get("licence") for model in row.spec.get("models", ())}
+    licences = licences_of(ResolvedModel.parse(model) for model in row.spec.get("models", ()))
     if not any(licences.values()):
         return []
     combined = combine(licences)

@@ -15,31 +15,10 @@ import torch
 from torch import Tensor
 
 from glue.checkpoints.reader import Checkpoint
-from glue.references.folders import MAX_CONFIG_BYTES, read_config
-from glue.references.headers import TensorInfo, folder_tensors, read_header
-from glue.references.reading import read_json
-from glue.specs.errors import IncompatibleModelsError, InvalidInputError, Problem
-
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-
-_PREFIX = "base_model.model."
-_PART = re.compile(r"^(?P<module>.*)\.lora_(?P<kind>embedding_)?(?P<side>[AB])(\.default)?(\.weight)?$")
-# What a LoRA of these kinds does is more than W + s B A.
-_UNSUPPORTED = (
-    "use_dora",
-    "lora_bias",
-    "use_qalora",
-    "use_bdlora",
-    "layer_replication",
-    "trainable_token_indices",
-    "target_parameters",
-    "alora_invocation_tokens",
-    "kasa_config",
-    "velora_config",
-    "monteclora_config",
-    "arrow_config",
-)
+from glue.references.adapters import AdapterTensors, adapter_settings, adapter_tensors
+from glue.references.folders import read_config
+from glue.references.headers import TensorInfo, folder_tensors
+from glue.specs.errors import IncompatibleModelsError
 
 
 @dataclass(frozen=True)
@@ -84,17 +63,11 @@ class AdaptedCheckpoint(Checkpoint):
             IncompatibleModelsError: either is incomplete, or the adapter does not fit the model.
             InvalidInputError: the adapter is of a kind that is not supported.
         """
-        settings = _settings(adapter)
-        tensors = folder_tensors(folder)
-        stored = {_plain(name): info for name, info in read_header(adapter / ADAPTER_WEIGHTS).tensors.items()}
-        replaced = {name: info for name, info in stored.items() if name in tensors}
-        sides = {name: _PART.match(name) for name in stored if name not in tensors}
-        strange = sorted(name for name, part in sides.items() if part is None)
-        if strange:
-            raise IncompatibleModelsError(f"the adapter changes {strange[0]}, which the model does not have")
-        with Checkpoint(adapter, {}, stored) as source:
-            changes = _changes(source, [part for part in sides.values() if part], tensors, settings)
-        infos = {name: TensorInfo(name, i.dtype, i.shape, i.file, i.start, i.end) for name, i in replaced.items()}
+        settings, tensors = adapter_settings(adapter), folder_tensors(folder)
+        found = adapter_tensors(adapter, tensors)
+        with Checkpoint(adapter, {}, {name: info for name, (_, info) in found.sides.items()}) as source:
+            changes = _changes(source, found, tensors, settings)
+        infos = {name: TensorInfo(name, i.dtype, i.shape, i.file, i.start, i.end) for name, i in found.replaced.items()}
         return cls(folder, read_config(folder), tensors | infos, changes)
 
     def read_flat(self, name: str, start: int, stop: int) -> Tensor:
@@ -116,32 +89,16 @@ def open_checkpoint(folders: Sequence[Path]) -> Checkpoint:
     return Checkpoint.open(*folders) if len(folders) == 1 else AdaptedCheckpoint.open_adapted(*folders)
 
 
-def _settings(adapter: Path) -> dict[str, Any]:
-    if not (adapter / ADAPTER_CONFIG).is_file():
-        raise _unsupported(f"{adapter.name} has no {ADAPTER_CONFIG}: it is no adapter")
-    if not (adapter / ADAPTER_WEIGHTS).is_file():
-        raise _unsupported(f"{adapter.name} has no {ADAPTER_WEIGHTS}; save the adapter as safetensors")
-    settings = read_json(adapter / ADAPTER_CONFIG, MAX_CONFIG_BYTES)
-    if settings.get("peft_type") != "LORA":
-        raise _unsupported(f"{adapter.name} is an adapter of type {settings.get('peft_type')}, only LORA is supported")
-    used = [key for key in _UNSUPPORTED if settings.get(key)]
-    if settings.get("bias", "none") != "none":
-        used.append("bias")
-    if used:
-        raise _unsupported(f"{adapter.name} uses {', '.join(used)}; merge it into its base with PEFT first")
-    return settings
-
-
 def _changes(
-    source: Checkpoint, parts: list[re.Match[str]], tensors: Mapping[str, TensorInfo], settings: Mapping[str, Any]
+    source: Checkpoint, found: AdapterTensors, tensors: Mapping[str, TensorInfo], settings: Mapping[str, Any]
 ) -> dict[str, LowRank]:
-    sides: dict[str, dict[str, Tensor]] = {}
-    embeddings = {part["module"] for part in parts if part["kind"]}
-    for part in parts:
-        sides.setdefault(part["module"], {})[part["side"]] = source.read(part.string, torch.float32)
+    pairs: dict[str, dict[str, Tensor]] = {}
+    embeddings = {side.module for side, _ in found.sides.values() if side.on_embedding}
+    for name, (side, _) in found.sides.items():
+        pairs.setdefault(side.module, {})[side.side] = source.read(name, torch.float32)
     return {
         f"{module}.weight": _low_rank(module, pair, module in embeddings, tensors, settings)
-        for module, pair in sides.items()
+        for module, pair in pairs.items()
     }
 
 
@@ -172,14 +129,3 @@ def _alpha(module: str, settings: Mapping[str, Any]) -> float:
     patterns = settings.get("alpha_pattern") or {}
     found = next((key for key in patterns if re.match(rf"(.*\.)?({key})$", module)), None)
     return float(patterns[found] if found is not None else settings["lora_alpha"])
-
-
-def _plain(name: str) -> str:
-    plain = name.removeprefix(_PREFIX)
-    for infix in (".base_layer", ".modules_to_save.default", ".modules_to_save"):
-        plain = plain.replace(infix, "")
-    return plain
-
-
-def _unsupported(detail: str) -> InvalidInputError:
-    return InvalidInputError(detail, [Problem("", "adapter", detail)])

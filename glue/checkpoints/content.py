@@ -7,7 +7,8 @@ import torch
 
 from glue.checkpoints.manifest import file_sha256
 from glue.checkpoints.reader import Checkpoint
-from glue.references.folders import TOKENIZER_FILES
+from glue.references.adapters import ADAPTER_WEIGHTS
+from glue.references.folders import ADAPTER_FILE, TOKENIZER_FILES
 from glue.specs.digests import digest_of
 
 _BLOCK_ELEMENTS = 1 << 20
@@ -23,6 +24,15 @@ def content_digest(folder: Path) -> str:
         tensors = {name: _tensor_digest(checkpoint, name) for name in sorted(checkpoint.tensors)}
         files = {name: file_sha256(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file()}
         return digest_of({"config": checkpoint.config, "files": files, "tensors": tensors})
+
+
+def adapter_digest(folder: Path) -> str:
+    """sha256 over an adapter's settings and weights.
+
+    Raises:
+        IncompatibleModelsError: a file cannot be read.
+    """
+    return digest_of([file_sha256(folder / name) for name in (ADAPTER_FILE, ADAPTER_WEIGHTS)])
 
 
 def _tensor_digest(checkpoint: Checkpoint, name: str) -> list[object]:

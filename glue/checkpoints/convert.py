@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from glue.checkpoints.architecture import architecture_of, stored_tensors
 from glue.checkpoints.companions import copy_companions, write_config
+from glue.checkpoints.disk import write_whole
 from glue.checkpoints.dtypes import safetensors_name
 from glue.checkpoints.guarded import DISK_FULL, REFUSED
 from glue.checkpoints.manifest import write_manifest
 from glue.checkpoints.shards import PlannedTensor
 from glue.checkpoints.writer import write_checkpoint
-from glue.references.folders import read_config
+from glue.references.adapters import ADAPTER_WEIGHTS, PICKLED_ADAPTER, is_adapter
+from glue.references.folders import ADAPTER_FILE, read_config
 from glue.references.headers import TensorInfo
 from glue.references.pickles import PICKLE_INDEX, SINGLE_PICKLE
 from glue.references.reading import read_json
@@ -35,13 +38,16 @@ _FORBIDDEN = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "soc
 
 
 def convert_folder(source: Path, out: Path) -> None:
-    """Write the pickled model in `source` as safetensors into `out`, with config, tokenizer and manifest.
+    """Write the pickled model or adapter in `source` as safetensors into `out`, with config, tokenizer and manifest.
 
     Raises:
         InvalidInputError: there are no pickles, or one holds something else than tensors.
         IncompatibleModelsError: the tensors are not those of the config's model.
         DiskFullError: there is no space.
     """
+    if is_adapter(source):
+        _convert_adapter(source, out)
+        return
     files = pickle_files(source)
     places = {name: file for file in files for name in _load(source / file)}
     config = read_config(source)
@@ -61,6 +67,16 @@ def convert_folder(source: Path, out: Path) -> None:
     write_manifest(out, token=0)
 
 
+def _convert_adapter(source: Path, out: Path) -> None:
+    # Small enough to be copied; what shares memory safetensors would refuse.
+    tensors = {name: value.contiguous().clone() for name, value in _load(source / PICKLED_ADAPTER).items()}
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / ADAPTER_WEIGHTS, save(tensors), token=0)
+    write_whole(out / ADAPTER_FILE, (source / ADAPTER_FILE).read_bytes(), token=0)
+    copy_companions(source, out, token=0)
+    write_manifest(out, token=0)
+
+
 def pickle_files(folder: Path) -> tuple[str, ...]:
     """The names of the folder's pickles, sorted.
 
@@ -73,8 +89,9 @@ def pickle_files(folder: Path) -> tuple[str, ...]:
         if not all(Path(name).name == name for name in names):
             raise InvalidInputError(f"{PICKLE_INDEX} names files outside the folder")
         return tuple(names)
-    if (folder / SINGLE_PICKLE).is_file():
-        return (SINGLE_PICKLE,)
+    for name in (SINGLE_PICKLE, PICKLED_ADAPTER):
+        if (folder / name).is_file():
+            return (name,)
     raise InvalidInputError(f"{folder} has neither {SINGLE_PICKLE} nor {PICKLE_INDEX}")
 
 
@@ -117,6 +134,9 @@ def _confine(largest: int) -> None:
 def _main(source: Path, out: Path) -> int:
     try:
         sizes = [(source / name).stat().st_size for name in pickle_files(source)]
+        if not is_adapter(source):
+            # Libraries that this needs load others, which is over before a pickle is opened.
+            architecture_of(read_config(source))
         _confine(max(sizes))
         convert_folder(source, out)
     except (GlueError, OSError, MemoryError) as error:

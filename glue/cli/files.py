@@ -36,8 +36,8 @@ def with_absolute_paths(data: Any, folder: Path) -> dict[str, Any]:
     mapping = _mapping(data)
     members = mapping.get("members")
     for entry in (mapping.get("base"), *(members if isinstance(members, list) else ())):
-        if isinstance(entry, dict) and not _is_on_the_hub(entry.get("source"), folder):
-            _make_absolute(entry, "source", folder)
+        if isinstance(entry, dict) and isinstance(entry.get("source"), str):
+            entry["source"] = _absolute_source(entry["source"], folder)
     for suite in ("proxy", "report"):
         _make_absolute(mapping.get(suite), "include_path", folder)
     return mapping
@@ -48,13 +48,20 @@ def _mapping(data: Any) -> dict[str, Any]:
     return data if isinstance(data, dict) else {"": data}
 
 
-def _is_on_the_hub(source: Any, folder: Path) -> bool:
-    """Whether a source means the Hub; one that could also be a folder beside the file is that folder if it exists."""
-    if not isinstance(source, str) or not is_hub_source(source):
-        return False
-    return source.startswith(SCHEME) or not (folder / source).exists()
+def _absolute_source(source: str, folder: Path) -> str:
+    """A model, or `model+adapter`; what could also be a folder beside the file is that folder if it exists."""
+    model, plus, adapter = source.rpartition("+")
+    if model and plus and not _absolute(source, folder).exists():
+        return f"{_absolute_source(model, folder)}+{_absolute_source(adapter, folder)}"
+    if source.startswith(SCHEME) or (is_hub_source(source) and not (folder / source).exists()):
+        return source
+    return str(_absolute(source, folder))
 
 
 def _make_absolute(entry: Any, key: str, folder: Path) -> None:
     if isinstance(entry, dict) and isinstance(entry.get(key), str):
-        entry[key] = str((folder / Path(entry[key]).expanduser()).resolve())
+        entry[key] = str(_absolute(entry[key], folder))
+
+
+def _absolute(path: str, folder: Path) -> Path:
+    return (folder / Path(path).expanduser()).resolve()

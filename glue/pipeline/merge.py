@@ -1,10 +1,11 @@
 """Stage `merge` of one family: the winner built once, from the original members, in fp32."""
 
-from pathlib import Path
-
+from glue.checkpoints.dtypes import config_dtype
 from glue.checkpoints.manifest import publish_folder
-from glue.merging.engine import merge_to_folder
+from glue.merging.data_flow import recipe_for
+from glue.merging.engine import write_recipe
 from glue.pipeline.context import Context
+from glue.pipeline.models import checkpoints
 from glue.specs.expression import Member, members_of, parse_expression
 from glue.specs.job import JobSpec
 from glue.specs.plan import ArtifactPlan, UnitOutcome, UnitRequest
@@ -15,10 +16,10 @@ def build(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
     """Write the family's model into the artifacts; its name is the family's members or its only one."""
     family = str(request.payload["family"])
     expression = parse_expression(request.payload["expression"])
-    folders = {name: Path(path) for name, path in spec.paths().items()}
-    merge_to_folder(
-        expression,
-        folders,
+    opened = checkpoints(spec, context)
+    write_recipe(
+        recipe_for(expression, opened, config_dtype(spec.output.dtype)),
+        opened,
         context.work / "model",
         dtype=spec.output.dtype,
         shard_bytes=spec.output.shard_bytes,

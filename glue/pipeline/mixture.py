@@ -9,16 +9,20 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from glue.checkpoints.dtypes import config_dtype
 from glue.checkpoints.manifest import publish_folder
 from glue.evaluation.language_model import Encoder
+from glue.merging.data_flow import recipe_for
+from glue.merging.engine import write_recipe
 from glue.mixture.assignment import select_experts
 from glue.mixture.build import ExpertSource, build_mixture
 from glue.mixture.router import pool_features, prototypes, read_embedding
 from glue.pipeline.context import Context
-from glue.pipeline.models import zoo_tokenizer
+from glue.pipeline.models import checkpoints, zoo_tokenizer
 from glue.pipeline.outcomes import Outcomes
 from glue.pipeline.scoring import suites
 from glue.plans.units import scoring_memory, unit
+from glue.specs.expression import Member
 from glue.specs.job import JobSpec
 from glue.specs.plan import ArtifactPlan, UnitOutcome, UnitRequest
 from glue.specs.results import Expert, MixtureResult, Rejected, SuiteScore
@@ -139,7 +143,7 @@ def build(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
     folder = context.work / "mixture"
     build_mixture(
         folder,
-        _sources(payload, spec, context),
+        _sources(payload, spec, context, request.token),
         router,
         embedding_folder,
         Path(spec.paths()[spec.zoo.member_names()[0]]),
@@ -160,11 +164,31 @@ def build(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
     return UnitOutcome(result, ArtifactPlan("mixture", manifest.digest, location, manifest.as_json()))
 
 
-def _sources(payload: dict[str, Any], spec: JobSpec, context: Context) -> list[ExpertSource]:
+def _sources(payload: dict[str, Any], spec: JobSpec, context: Context, token: int) -> list[ExpertSource]:
+    names = [str(expert["name"]) for expert in payload["experts"]]
     return [
-        ExpertSource(expert["name"], context.artifacts / location if location else Path(spec.paths()[expert["name"]]))
-        for expert, location in zip(payload["experts"], payload["locations"], strict=True)
+        ExpertSource(name, context.artifacts / location if location else _own(name, spec, context, token))
+        for name, location in zip(names, payload["locations"], strict=True)
     ]
+
+
+def _own(member: str, spec: JobSpec, context: Context, token: int) -> Path:
+    """A member's own folder; of an adapter one in which it lies merged into its model."""
+    folders = spec.folders()[member]
+    if len(folders) == 1:
+        return Path(folders[0])
+    merged = context.work / "adapters" / member
+    opened = checkpoints(spec, context)
+    write_recipe(
+        recipe_for(Member(name=member), opened, config_dtype(spec.output.dtype)),
+        opened,
+        merged,
+        dtype=spec.output.dtype,
+        shard_bytes=spec.output.shard_bytes,
+        token=token,
+        progress=context.progress,
+    )
+    return merged
 
 
 def _features(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, embedding: Tensor) -> Tensor:

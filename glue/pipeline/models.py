@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from glue.checkpoints.adapter import open_checkpoint
 from glue.checkpoints.reader import Checkpoint
 from glue.merging.data_flow import config_for
 from glue.mixture.load import empty_model, load_model
@@ -23,7 +24,7 @@ def checkpoints(spec: JobSpec, context: Context) -> dict[str, Checkpoint]:
 
 
 def _open(spec: JobSpec) -> dict[str, Checkpoint]:
-    return {name: Checkpoint.open(Path(path)) for name, path in spec.paths().items()}
+    return {name: open_checkpoint([Path(each) for each in folders]) for name, folders in spec.folders().items()}
 
 
 def resident_model(

@@ -8,16 +8,18 @@ from typing import Any
 from transformers import AutoConfig
 
 from glue.checkpoints.architecture import architecture_of, stored_tensors
-from glue.checkpoints.content import content_digest
+from glue.checkpoints.content import adapter_digest, content_digest
 from glue.checkpoints.guarded import convert_in_a_process
 from glue.pipeline.context import Context
 from glue.plans.model_glue import inspect_units
+from glue.references.adapters import check_adapter
 from glue.references.folders import folder_commit, read_config
 from glue.references.headers import TensorInfo, folder_tensors
 from glue.references.hub_download import download
 from glue.references.signature import signature, tokenizer_digest
 from glue.specs.errors import IncompatibleModelsError, InvalidInputError, Problem
-from glue.specs.job import JobSpec
+from glue.specs.digests import digest_of
+from glue.specs.job import JobSpec, ResolvedAdapter, ResolvedModel
 from glue.specs.plan import UnitOutcome, UnitRequest
 from glue.specs.results import InspectedModel, ResolveResult
 
@@ -29,30 +31,43 @@ def inspect(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcom
         InvalidInputError: the folder changed since the job was submitted.
         IncompatibleModelsError: tensors are missing or of the wrong shape.
     """
-    name, commit = str(request.payload["name"]), str(request.payload["commit"])
-    folder = Path(spec.paths()[name])
+    name = str(request.payload["name"])
+    model = next(model for model in spec.models if model.name == name)
     context.progress(0.0, f"{name}: headers and config")
-    is_remote = next(model for model in spec.models if model.name == name).repo is not None
+    for part in (model, model.adapter):
+        if part is not None:
+            _check_unchanged(name, part)
+    folder = Path(model.path)
+    config, tensors = read_config(folder), folder_tensors(folder)
+    stored = stored_tensors(architecture_of(config), tensors, name)
+    if model.adapter is not None:
+        check_adapter(Path(model.adapter.path), tensors)
+    context.progress(0.2, f"{name}: content")
+    return UnitOutcome(_inspected(model, config, stored).as_json())
+
+
+def _check_unchanged(name: str, part: ResolvedModel | ResolvedAdapter) -> None:
     # What came from the Hub was checked file by file as it arrived.
-    if not is_remote and folder_commit(folder) != commit:
+    if part.repo is None and folder_commit(Path(part.path)) != part.commit:
         raise InvalidInputError(
             f"the model '{name}' changed since the job was submitted",
             [Problem("/zoo", "model_changed", f"the folder of '{name}' has other content", "submit the job again")],
         )
-    config, tensors = read_config(folder), folder_tensors(folder)
-    stored = stored_tensors(architecture_of(config), tensors, name)
-    context.progress(0.2, f"{name}: content")
-    return UnitOutcome(_inspected(name, folder, config, stored).as_json())
 
 
-def _inspected(name: str, folder: Path, config: dict[str, Any], tensors: Mapping[str, TensorInfo]) -> InspectedModel:
+def _content(model: ResolvedModel) -> str:
+    content = content_digest(Path(model.path))
+    return content if model.adapter is None else digest_of([content, adapter_digest(Path(model.adapter.path))])
+
+
+def _inspected(model: ResolvedModel, config: dict[str, Any], tensors: Mapping[str, TensorInfo]) -> InspectedModel:
     settings = AutoConfig.for_model(**config).get_text_config()
     embedding = max(tensors.values(), key=lambda info: info.shape[0] if len(info.shape) == 2 else 0)
     return InspectedModel(
-        name=name,
-        content=content_digest(folder),
+        name=model.name,
+        content=_content(model),
         signature=signature(config, tensors),
-        tokenizer=tokenizer_digest(folder),
+        tokenizer=tokenizer_digest(Path(model.path)),
         architecture=str(config["architectures"][0]),
         dtype=embedding.dtype,
         parameters=sum(prod(info.shape) for info in tensors.values()),

@@ -102,10 +102,15 @@ def _first_units(kind: StageKind, spec: AnyJobSpec, family: str, known: Outcomes
 
 
 def _resolve_units(spec: JobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:
-    remote = [model for model in spec.models if model.repo]
+    remote = {place: model.name for model in reversed(spec.models) for place in model.repositories()}
     if remote:
-        # They are looked into once they are here.
-        return tuple(unit("resolve.download", {"name": m.name, "repo": m.repo, "commit": m.commit}) for m in remote)
+        # They are looked into once they are here. What several entries stand on is fetched once.
+        return tuple(
+            unit("resolve.download", {"name": remote.pop(place), "repo": place[0], "commit": place[1]})
+            for model in spec.models
+            for place in model.repositories()
+            if place in remote
+        )
     return inspect_units(spec)
 
 

@@ -51,7 +51,7 @@ def metadata(report: dict[str, Any]) -> dict[str, Any]:
     tags = ["model-glue", "merge", *(["mixture-of-experts", "custom_code"] if is_mixture else [])]
     found: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": tags}
     found |= _licence(report)
-    repositories = [model["repository"] for model in report["inputs"] if model["repository"]]
+    repositories = [part["repository"] for part in _parts(report) if part["repository"]]
     if repositories:
         found |= {"base_model": list(dict.fromkeys(repositories)), "base_model_relation": "merge"}
     artifact = next(row for row in report["models"] if row["name"] == report["artifact"])
@@ -63,7 +63,7 @@ def _licence(report: dict[str, Any]) -> dict[str, str]:
     identifier = report["licence"]["identifier"]
     if identifier in HUB_LICENCES:
         return {"license": identifier}
-    if all(model["licence"] is None for model in report["inputs"]) and not report["licence"]["chosen"]:
+    if all(part["licence"] is None for part in _parts(report)) and not report["licence"]["chosen"]:
         return {}
     return {"license": "other", "license_name": "see-inputs" if identifier == "other" else identifier}
 
@@ -80,13 +80,24 @@ def _result(task: dict[str, Any]) -> dict[str, Any]:
 
 def _mergekit(report: dict[str, Any]) -> list[dict[str, str | None]]:
     """What mergekit would be told for each family's merge, where its words suffice."""
-    sources = {model["name"]: model["repository"] or model["name"] for model in report["inputs"]}
+    sources = {model["name"]: _source(model) for model in report["inputs"]}
     dtype = report["job"]["job"]["output"]["dtype"]
     found = []
     for family in report["families"]:
         recipe = mergekit_recipe(parse_expression(family["recipe"]), sources, dtype)
         found.append({"family": family["name"], "text": _yaml(recipe) if recipe is not None else None})
     return found
+
+
+def _parts(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The inputs, and behind each the adapter on it."""
+    return [part for model in report["inputs"] for part in (model, model.get("adapter")) if part is not None]
+
+
+def _source(model: dict[str, Any]) -> str:
+    if "adapter" not in model:
+        return str(model["repository"] or model["name"])
+    return f"{model['repository'] or 'MODEL'}+{model['adapter']['repository'] or model['name']}"
 
 
 def _yaml(value: Any) -> str:

@@ -45,4 +45,5 @@ def forget_token(session: Session, owner: str) -> None:
 def folders_in_use(session: Session) -> frozenset[str]:
     """The folders of models that jobs which have not ended were submitted with."""
     specs = session.scalars(select(Job.spec["models"]).where(Job.status.in_((*LIVE, "cancelling"))))
-    return frozenset(str(model["path"]) for models in specs for model in models or ())
+    parts = (part for models in specs for model in models or () for part in (model, model.get("adapter")) if part)
+    return frozenset(str(part["path"]) for part in parts)

@@ -15,6 +15,7 @@ from uuid import uuid4
 from huggingface_hub import get_session, hf_hub_url
 from huggingface_hub.utils._http import hf_raise_for_status
 
+from glue.references.adapters import ADAPTER_WEIGHTS, PICKLED_ADAPTER
 from glue.references.folders import ADAPTER_FILE, CONFIG_FILE, GENERATION_CONFIG_FILE, TOKENIZER_FILES
 from glue.references.headers import INDEX_FILE, SINGLE_FILE
 from glue.references.hub_access import HubAccess, patiently, refusals_of
@@ -99,14 +100,23 @@ def shards_of(model: RemoteModel, index: bytes | None) -> list[RemoteFile]:
     Raises:
         IncompatibleModelsError: the index is damaged.
     """
-    if SINGLE_FILE in model.files:
-        return [model.files[SINGLE_FILE]]
+    single = ADAPTER_WEIGHTS if is_adapter(model) else SINGLE_FILE
+    if single in model.files:
+        return [model.files[single]]
     return _named(model, INDEX_FILE, index, ".safetensors")
+
+
+def is_adapter(model: RemoteModel) -> bool:
+    """Whether the repository holds an adapter and no whole model."""
+    whole = {SINGLE_FILE, INDEX_FILE, SINGLE_PICKLE, PICKLE_INDEX}
+    return ADAPTER_FILE in model.files and not whole & model.files.keys()
 
 
 def is_pickled(model: RemoteModel) -> bool:
     """Whether the weights are there as pickles alone, so that they have to be converted."""
     safetensors, pickles = {SINGLE_FILE, INDEX_FILE}, {SINGLE_PICKLE, PICKLE_INDEX}
+    if is_adapter(model):
+        safetensors, pickles = {ADAPTER_WEIGHTS}, {PICKLED_ADAPTER}
     return not safetensors & model.files.keys() and bool(pickles & model.files.keys())
 
 
@@ -116,8 +126,9 @@ def pickles_of(model: RemoteModel, index: bytes | None) -> list[RemoteFile]:
     Raises:
         IncompatibleModelsError: the index is damaged.
     """
-    if SINGLE_PICKLE in model.files:
-        return [model.files[SINGLE_PICKLE]]
+    single = PICKLED_ADAPTER if is_adapter(model) else SINGLE_PICKLE
+    if single in model.files:
+        return [model.files[single]]
     return _named(model, PICKLE_INDEX, index, ".bin")
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
+from glue.references.adapters import ADAPTER_WEIGHTS
 from glue.references.headers import INDEX_FILE, MAX_HEADER_BYTES, SINGLE_FILE
 from glue.references.hub_access import HubAccess, HubUnavailableError, is_offline, patiently
 from glue.references.hub_cache import locked
@@ -22,6 +23,7 @@ from glue.references.hub_files import (
     companions_of,
     content_of,
     digest_of_bytes,
+    is_adapter,
     is_pickled,
     look_up,
     pickles_of,
@@ -105,7 +107,8 @@ def _describe_pickles(model: RemoteModel, folder: Path, access: HubAccess) -> No
         start, end = end, end + tensor.bytes
         header[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, end]}
     content = json.dumps(header).encode()
-    _write_with_holes(folder / SINGLE_FILE, 8 + len(content) + end, len(content).to_bytes(8, "little") + content)
+    converted = ADAPTER_WEIGHTS if is_adapter(model) else SINGLE_FILE
+    _write_with_holes(folder / converted, 8 + len(content) + end, len(content).to_bytes(8, "little") + content)
 
 
 def _companion(model: RemoteModel, file: RemoteFile, access: HubAccess) -> Path:

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from glue.specs.errors import InvalidInputError, Problem
 
@@ -28,6 +29,15 @@ class HubReference:
 def is_hub_source(source: str) -> bool:
     """Whether a zoo's source means the Hub: the scheme says so, or it is of the form `org/name`."""
     return source.startswith(SCHEME) or _FORM.fullmatch(source) is not None
+
+
+def split_adapter(source: str) -> tuple[str, str | None]:
+    """The model and the adapter on it where a source is `model+adapter`, each a folder or a repository."""
+    model, plus, adapter = source.rpartition("+")
+    # A folder's own name may have a plus in it.
+    if model and plus and (adapter.startswith("/") or is_hub_source(adapter)) and not Path(source).is_dir():
+        return model, adapter
+    return source, None
 
 
 def hub_reference(source: str) -> HubReference:

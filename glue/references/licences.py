@@ -5,9 +5,10 @@ and which others it can be combined with.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import yaml
 
@@ -28,6 +29,18 @@ COMMUNITY = frozenset({"llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "
 # fmt: on
 _NO_COMMERCE = re.compile(r"(^|-)nc(-|$)")
 _NO_CHANGES = re.compile(r"(^|-)nd(-|$)")
+
+
+class _Stated(Protocol):
+    @property
+    def licence(self) -> str | None: ...
+
+
+class _Licensed(_Stated, Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def adapter(self) -> _Stated | None: ...
 
 
 @dataclass(frozen=True)
@@ -59,6 +72,16 @@ def licence_of_folder(folder: Path) -> str | None:
         return None
     licence = block.get("license") if isinstance(block, dict) else None
     return licence if isinstance(licence, str) else None
+
+
+def licences_of(models: Iterable[_Licensed]) -> dict[str, str | None]:
+    """What each model's card says, and each adapter's, by name."""
+    found: dict[str, str | None] = {}
+    for model in models:
+        found[model.name] = model.licence
+        if model.adapter is not None:
+            found[f"{model.name} (adapter)"] = model.adapter.licence
+    return found
 
 
 def _unknown(licences: Mapping[str, str | None]) -> list[str]:

@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from glue.references.adapters import base_of, check_adapter, is_adapter
 from glue.references.findings import Findings
 from glue.references.folders import folder_commit, read_config, resolve_folder
 from glue.references.headers import TensorInfo, folder_tensors
 from glue.references.hub_access import HubAccess
 from glue.references.hub_download import model_folder
 from glue.references.hub_headers import headers_of
-from glue.references.hub_names import hub_reference, is_hub_source
+from glue.references.hub_names import hub_reference, is_hub_source, split_adapter
 from glue.references.licences import licence_of_folder
 from glue.references.reading import refusal
 from glue.references.signature import architecture, tokenizer_digest
@@ -22,6 +23,7 @@ from glue.specs.zoo import BASE, ZooSpec
 # How quantised matrices are stored. Masks that older releases saved have more dimensions, position numbers are I64.
 _PACKED = {"I8", "U8", "I16", "U16", "I32", "U32", "F8_E4M3", "F8_E5M2", "F8_E8M0"}
 _PACKED_DIMENSIONS = (2, 3)
+_NAME_BOTH = "write the source as model+adapter"
 _OTHER_INPUTS = ("vision_config", "audio_config", "speech_config", "image_token_id", "image_token_index")
 
 
@@ -30,10 +32,22 @@ _THREADS = 8
 
 
 @dataclass(frozen=True)
+class FoundAdapter:
+    """The adapter of a zoo entry, with what `FoundModel` says of a model."""
+
+    folder: Path
+    headers: Path
+    commit: str
+    repo: str | None
+    licence: str | None
+
+
+@dataclass(frozen=True)
 class FoundModel:
     """A zoo entry's folder, its commit and its tokenizer's digest; of one on the Hub also its repository.
 
-    `folder` is where the job finds it; `headers`, which may be another, is where it can be looked into now.
+    `folder` is where the job finds it; `headers`, which may be another, is where it can be looked into now. Of an
+    entry that is an adapter they are those of the model that it lies on.
     """
 
     name: str
@@ -44,17 +58,26 @@ class FoundModel:
     tokenizer: str
     repo: str | None = None
     licence: str | None = None
+    adapter: FoundAdapter | None = None
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a source lies: its folder now and in the job, its commit, its repository."""
+    """Where a source lies: its folder now and in the job, its commit, its repository; the same of its adapter."""
 
     folder: Path
     headers: Path
     commit: str | None
     repo: str | None
     licence: str | None
+    adapter: "_Place | None" = None
+
+    def found_adapter(self) -> FoundAdapter | None:
+        if self.adapter is None:
+            return None
+        place = self.adapter
+        commit = place.commit or folder_commit(place.headers)
+        return FoundAdapter(place.folder, place.headers, commit, place.repo, place.licence)
 
 
 def find_models(
@@ -66,14 +89,49 @@ def find_models(
         HubUnavailableError: the Hub does not answer.
     """
     members = {member.name: f"/members/{number}/source" for number, member in enumerate(zoo.members)}
-    pointers = {BASE: "/base/source"} | members
+    return find_sources(zoo.sources(), {BASE: "/base/source"} | members, roots, findings, hub)
+
+
+def find_sources(
+    sources: Mapping[str, str],
+    pointers: Mapping[str, str],
+    roots: Sequence[Path],
+    findings: Findings,
+    hub: HubAccess | None = None,
+) -> list[FoundModel]:
+    """The models of these names and sources that can be used; `pointers` say where the user named each.
+
+    Raises:
+        HubUnavailableError: the Hub does not answer.
+    """
     with ThreadPoolExecutor(_THREADS) as pool:
-        places = {name: pool.submit(_place, source, roots, hub) for name, source in zoo.sources().items()}
+        places = {name: pool.submit(_place, source, roots, hub) for name, source in sources.items()}
         found = [_find(name, pointers[name], place.result, findings) for name, place in places.items()]
     return [model for model in found if model is not None]
 
 
 def _place(source: str, roots: Sequence[Path], hub: HubAccess | None) -> _Place:
+    model, adapter = split_adapter(source)
+    place = _place_of(model, roots, hub)
+    if adapter is not None:
+        return replace(place, adapter=_place_of(adapter, roots, hub))
+    if is_adapter(place.headers):
+        return replace(_place_of(_trained_on(place), roots, hub), adapter=place)
+    return place
+
+
+def _trained_on(adapter: _Place) -> str:
+    """The source of the model that an adapter names; what came from elsewhere cannot name a folder of ours."""
+    named = base_of(adapter.headers)
+    if named is None:
+        raise refusal("adapter", "the adapter does not say which model it was trained on", _NAME_BOTH)
+    if not is_hub_source(named) and (adapter.repo is not None or not named.startswith("/")):
+        detail = f"the adapter was trained on {named[:200]!r}, which is no repository of the Hub"
+        raise refusal("adapter", detail, _NAME_BOTH)
+    return named
+
+
+def _place_of(source: str, roots: Sequence[Path], hub: HubAccess | None) -> _Place:
     if not is_hub_source(source):
         folder = resolve_folder(source, roots)
         return _Place(folder, folder, None, None, licence_of_folder(folder))
@@ -118,11 +176,14 @@ def _find(name: str, pointer: str, found: Callable[[], _Place], findings: Findin
             check_tensors(folder_tensors(place.headers))
         with findings.at(pointer, name):
             tokenizer = tokenizer_digest(place.headers)
+        if place.adapter is not None:
+            with findings.at(pointer, name):
+                check_adapter(place.adapter.headers, folder_tensors(place.headers))
         commit = place.commit or folder_commit(place.headers)
     if len(findings.problems) > before:
         return None
     return FoundModel(
-        name, pointer, place.folder, place.headers, commit, tokenizer, repo=place.repo, licence=place.licence
+        name, pointer, place.folder, place.headers, commit, tokenizer, place.repo, place.licence, place.found_adapter()
     )
 
 

@@ -16,7 +16,7 @@ from glue.plans.estimates import ModelSize, Throughputs, Workers, disk_needed, e
 from glue.references.folders import read_config
 from glue.references.headers import folder_tensors
 from glue.references.hub_cache import COMPLETE
-from glue.references.licences import combine
+from glue.references.licences import combine, licences_of
 from glue.references.models import FoundModel
 from glue.references.signature import architecture, differences, position_settings, signature_parts
 from glue.specs.digests import digest_of
@@ -138,7 +138,7 @@ def _facts(seen: _Seen, groups: Sequence[Sequence[_Seen]]) -> ModelFacts:
     rope = position_settings(seen.config)
     return ModelFacts(
         name=model.name,
-        source=model.repo or str(model.folder),
+        source=_source(model),
         commit=model.commit,
         architecture=architecture(seen.config),
         parameters=seen.size.parameters,
@@ -154,11 +154,19 @@ def _facts(seen: _Seen, groups: Sequence[Sequence[_Seen]]) -> ModelFacts:
     )
 
 
+def _source(model: FoundModel) -> str:
+    parts = [part for part in (model, model.adapter) if part is not None]
+    return "+".join(part.repo or str(part.folder) for part in parts)
+
+
 def _to_download(model: FoundModel) -> int:
     """The bytes of a model of the Hub that was not fetched whole; its headers lie over holes of the weights' size."""
-    if model.repo is None or (model.folder / COMPLETE).is_file():
-        return 0
-    return sum(path.stat().st_size for path in model.headers.iterdir() if path.is_file())
+    missing = [
+        part
+        for part in (model, model.adapter)
+        if part is not None and part.repo is not None and not (part.folder / COMPLETE).is_file()
+    ]
+    return sum(path.stat().st_size for part in missing for path in part.headers.iterdir() if path.is_file())
 
 
 def _context(seen: _Seen) -> int | None:
@@ -203,9 +211,10 @@ def _dtypes(seen: Sequence[_Seen]) -> Iterator[Finding]:
 
 def _licences(models: Sequence[FoundModel], problems: Sequence[Problem]) -> Iterator[Finding]:
     """What licences say, where the models say something of them and it was not refused already."""
-    if not any(model.licence for model in models):
+    licences = licences_of(models)
+    if not any(licences.values()):
         return
-    combined = combine({model.name: model.licence for model in models})
+    combined = combine(licences)
     if not any(problem.code == "licences_conflict" for problem in problems):
         for conflict in combined.conflicts:
             fix = "leave members out before you pass the result on; publishing it asks for `publish.licence`"

@@ -10,11 +10,11 @@ from pathlib import Path
 from glue.references.findings import Findings
 from glue.references.hub_access import HubAccess
 from glue.references.hub_target import check_target
-from glue.references.licences import combine
+from glue.references.licences import combine, licences_of
 from glue.references.models import FoundModel, check_one_tokenizer, find_models
 from glue.references.tasks import find_tasks
 from glue.specs.errors import InvalidInputError, Problem
-from glue.specs.job import JobRequest, JobSpec, ResolvedModel
+from glue.specs.job import JobRequest, JobSpec, ResolvedAdapter, ResolvedModel
 from glue.specs.publish import PublishJobSpec, PublishRequest, PublishSpec
 from glue.specs.search import takes_task_vectors
 from glue.specs.zoo import ZooSpec
@@ -63,20 +63,14 @@ def examine_job(
     proxy, proxy_commit = find_tasks(request.proxy, "/proxy", roots, findings)
     report, report_commit = find_tasks(request.report, "/report", roots, findings)
     if request.publish is not None:
-        _check_publish(request.publish, models, findings, hub)
+        check_publish(request.publish, models, findings, hub)
     if findings.problems:
         return Examination(findings, models, None)
-    commits = {"proxy": proxy_commit, "report": report_commit}
     spec = JobSpec(
         kind=request.kind,
         seed=seed_default if request.seed is None else request.seed,
         zoo=zoo,
-        models=tuple(
-            ResolvedModel(
-                name=each.name, path=str(each.folder), commit=each.commit, repo=each.repo, licence=each.licence
-            )
-            for each in models
-        ),
+        models=tuple(resolved_model(each) for each in models),
         clustering=request.clustering,
         search=request.search,
         mixture=request.mixture,
@@ -93,6 +87,22 @@ def resolve_publish(
     request: PublishRequest, artifact: str, digest: str, location: str, hub: HubAccess
 ) -> PublishJobSpec:
     """The spec of a job that publishes the artifact of that id, content and location.
+
+def resolved_model(found: FoundModel) -> ResolvedModel:
+    """A model that was found, as a job stores it."""
+    adapter = None
+    if found.adapter is not None:
+        part = found.adapter
+        adapter = ResolvedAdapter(path=str(part.folder), commit=part.commit, repo=part.repo, licence=part.licence)
+    return ResolvedModel(
+        name=found.name,
+        path=str(found.folder),
+        commit=found.commit,
+        repo=found.repo,
+        licence=found.licence,
+        adapter=adapter,
+    )
+
 
     Raises:
         InvalidInputError: with every reason why the owner cannot publish there.
@@ -117,7 +127,7 @@ def check_zoo(zoo: ZooSpec, roots: Sequence[Path], hub: HubAccess | None = None)
     findings.raise_any()
 
 
-def _check_publish(
+def check_publish(
     target: PublishSpec, models: Sequence[FoundModel], findings: Findings, hub: HubAccess | None
 ) -> None:
     if hub is None:
@@ -125,7 +135,12 @@ def _check_publish(
         findings.add(InvalidInputError(detail, [Problem("", "no_hub", detail, "leave it out")]), "/publish", "publish")
         return
     check_target(target, hub, findings)
-    conflicts = combine({model.name: model.licence for model in models}).conflicts
+    """Whether what is made of these models can be pushed there; what is against it goes to `findings`.
+
+    Raises:
+        HubUnavailableError: the Hub does not answer.
+    """
+    conflicts = combine(licences_of(models)).conflicts
     if target.licence is None:
         # Who names a licence has read the members' and decides.
         for conflict in conflicts:

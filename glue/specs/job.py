@@ -86,11 +86,21 @@ class JobRequest(Spec):
     publish: PublishSpec | None = None
 
 
+class ResolvedAdapter(Spec):
+    """The adapter of a zoo entry; see `ResolvedModel`."""
+
+    path: str
+    commit: str
+    repo: str | None = None
+    licence: str | None = None
+
+
 class ResolvedModel(Spec):
     """A zoo entry after its reference was resolved: where it lies and the commit it is pinned to.
 
     Of a model on the Hub `repo` is its repository and `path` the folder that it is downloaded into. `licence`
-    is what its card says, where it has one.
+    is what its card says, where it has one. Of an adapter all this is said of the model that it lies on, and
+    of itself in `adapter`.
     """
 
     name: Name
@@ -98,6 +108,16 @@ class ResolvedModel(Spec):
     commit: str
     repo: str | None = None
     licence: str | None = None
+    adapter: ResolvedAdapter | None = None
+
+    def folders(self) -> tuple[str, ...]:
+        """The model's folder, and the adapter's where it has one."""
+        return (self.path,) if self.adapter is None else (self.path, self.adapter.path)
+
+    def repositories(self) -> tuple[tuple[str, str], ...]:
+        """What has to come from the Hub: repositories, each with its commit."""
+        parts = [(part.repo, part.commit) for part in (self, self.adapter) if part is not None]
+        return tuple((repo, commit) for repo, commit in parts if repo is not None)
 
 
 class WarmStart(Spec):
@@ -134,5 +154,13 @@ class JobSpec(Spec):
         return {"proxy": self.proxy, "report": self.report}[name]
 
     def paths(self) -> dict[str, str]:
-        """Entry name to folder."""
+        """Entry name to folder; of an adapter that of the model that it lies on, whose config and tokenizer it has."""
         return {model.name: model.path for model in self.models}
+
+    def folders(self) -> dict[str, tuple[str, ...]]:
+        """Entry name to folder, and behind it the adapter's where there is one."""
+        return {model.name: model.folders() for model in self.models}
+
+    def sources(self) -> dict[str, str]:
+        """Entry name to folder, with the adapter's as merge files write it: `model+adapter`."""
+        return {name: "+".join(folders) for name, folders in self.folders().items()}

@@ -1,5 +1,6 @@
 """The main job with its zoo on the Hub and its result pushed there, over REST on real servers and workers."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -7,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from tests.support.adapters import write_adapter
 from tests.support.hub.pushing import holds
 from tests.support.hub.server import OWNER, STRANGER_TOKEN, TOKEN, StandIn, hub
 from tests.support.main_job import QUICK_RECOVERY, wait
@@ -39,11 +43,16 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def standing(zoo: Path, tmp_path: Path) -> Iterator[StandIn]:
-    """The zoo as repositories: one is private, one is gated and has granted access."""
+    """The zoo as repositories: one is private and an adapter, one is gated, has granted access and holds pickles."""
+    adapter = write_adapter(tmp_path / "bee", zoo / "models" / "base", base=f"{OWNER}/base")
+    pickles = shutil.copytree(zoo / "models" / "cat", tmp_path / "cat")
+    torch.save(load_file(pickles / "model.safetensors"), pickles / "pytorch_model.bin")
+    (pickles / "model.safetensors").unlink()
     with hub(tmp_path / "hub") as running:
-        for folder in sorted((zoo / "models").iterdir()):
-            rights = {"bee": {"private": True}, "cat": {"gated": True}}.get(folder.name, {})
-            running.store.add_folder(f"{OWNER}/{folder.name}", folder, **rights)
+        for name in ("base", "ant", "dog"):
+            running.store.add_folder(f"{OWNER}/{name}", zoo / "models" / name)
+        running.store.add_folder(f"{OWNER}/bee", adapter, private=True)
+        running.store.add_folder(f"{OWNER}/cat", pickles, gated=True)
         yield running
 
 
@@ -76,9 +85,9 @@ def test_from_the_hub_to_the_hub(zoo: Path, standing: StandIn, tmp_path: Path) -
         answer = submit(running, zoo, publish={"repo": REPO, "tag": "v1"})
         assert answer.status_code == 201, answer.text
         spec = answer.json()["spec"]
-        assert {model["repo"] for model in spec["models"]} == {
-            f"{OWNER}/{n}" for n in ("base", "ant", "bee", "cat", "dog")
-        }
+        expected = [f"{OWNER}/{name}" for name in ("base", "ant", "base", "cat", "dog")]
+        assert [model["repo"] for model in spec["models"]] == expected
+        assert spec["models"][2]["adapter"]["repo"] == f"{OWNER}/bee"
         ended = wait(running, answer.json()["id"])
         assert ended["status"] == "succeeded", ended["error"]
         with running.client as client:
