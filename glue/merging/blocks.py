@@ -12,7 +12,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-BLOCK_ELEMENTS = 1 << 16
+BLOCK_ELEMENTS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,13 @@ class Grid:
         """The number of elements."""
         return math.prod(self.shape)
 
+    def span(self, block: Block) -> tuple[int, int]:
+        """The block's first element in the flattened tensor, and the one behind its last."""
+        return block.start * self.columns, block.stop * self.columns
+
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        """All blocks in order, each of about 2^16 elements or one row."""
+        """All blocks in order, each of about 2^18 elements or one row."""
         return tuple(self._blocks())
 
     def _blocks(self) -> Iterator[Block]:

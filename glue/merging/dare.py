@@ -8,7 +8,8 @@ from pydantic import Field
 
 from glue.merging.registry import Operands
 from glue.merging.task_vectors import Thin, Thinned
-from glue.merging.thinning import RandomOptions, drawer, keep_at_random, thinned
+from glue.merging.thinning import RandomOptions, keep_at_random, thinned
+from glue.merging.uniform import Stream
 from glue.specs.base import Number
 
 
@@ -25,7 +26,7 @@ def dropped(operands: Operands[RandomOptions, Kept]) -> list[Thin | None]:
     return thinned(
         operands,
         lambda source, read, parameters: keep_at_random(
-            drawer(options.seed, source, operands.tensor, grid), parameters.density, divide=divide
+            Stream(options.seed, source.key, operands.tensor), grid, parameters.density, divide=divide
         ),
         keep_norm=options.rescale and not divide,
     )

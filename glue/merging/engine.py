@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Consume = Callable[[int, Tensor], None]
 
-BLOCKS_OF_A_PIECE = 8
+BLOCKS_OF_A_PIECE = 2
 
 
 def evaluate(expression: Member | Merge, checkpoints: Mapping[str, Checkpoint], tensor: str) -> Tensor:

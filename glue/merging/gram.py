@@ -27,11 +27,18 @@ def differences(sources: Sequence[Source], base: Source | None) -> list[Reader]:
 
 def gram(sources: Sequence[Source], base: Source | None, grid: Grid) -> Tensor:
     """The matrix of inner products of the sources (minus the base, where there is one), in fp64."""
-    products = torch.zeros(len(sources), len(sources), dtype=torch.float64)
+    count = len(sources)
+    products = torch.zeros(count, count, dtype=torch.float64)
     for block in grid.blocks:
-        vectors = stacked(sources, base, block).flatten(1)
-        products += (vectors @ vectors.T).double()
-    return products
+        origin = None if base is None else base.read(block)
+        vectors: list[Tensor] = []
+        for place, source in enumerate(sources):
+            vector = source.read(block)
+            vectors.append((vector if origin is None else vector.sub_(origin)).flatten())
+            # The product of a matrix of a few long rows with its own transpose is slower than its dot products.
+            for other, earlier in enumerate(vectors):
+                products[place, other] += float(torch.dot(vectors[place], earlier))
+    return products + products.tril(-1).T
 
 
 def stacked(sources: Sequence[Source], base: Source | None, block: Block) -> Tensor:

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from glue.merging.registry import Operands
 from glue.merging.task_vectors import Thin, Thinned
-from glue.merging.thinning import RandomOptions, drawer, keep_by_rank, thinned
+from glue.merging.thinning import RandomOptions, keep_by_rank, thinned
+from glue.merging.uniform import Stream
 from glue.specs.base import Number
 
 
@@ -29,7 +30,11 @@ def pruned(operands: Operands[RandomOptions, Ranked]) -> list[Thin | None]:
     return thinned(
         operands,
         lambda source, read, parameters: keep_by_rank(
-            drawer(options.seed, source, operands.tensor, grid), parameters.density, parameters.epsilon, divide=divide
+            Stream(options.seed, source.key, operands.tensor),
+            grid,
+            parameters.density,
+            parameters.epsilon,
+            divide=divide,
         ),
         keep_norm=options.rescale and not divide,
     )

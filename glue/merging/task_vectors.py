@@ -6,6 +6,7 @@ sign of every element first (TIES, arXiv 2306.01708).
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import torch
 from pydantic import Field
@@ -17,9 +18,18 @@ from glue.merging.linear import Weighted
 from glue.merging.registry import Operands
 from glue.specs.base import Number, Spec
 
-Thin = Callable[[Block, Tensor], Tensor]
-
 NO_WEIGHT = 1e-8
+
+
+class Thin(Protocol):
+    """What is done to a task vector before it is weighed: something in place, and then a scale."""
+
+    @property
+    def scale(self) -> float:
+        """What every element is to be multiplied by afterwards."""
+
+    def apply(self, block: Block, delta: Tensor) -> Tensor:
+        """Thin a block of the task vector in place."""
 
 
 class TaskVectorOptions(Spec):
@@ -51,6 +61,7 @@ def combine(
     base, options = operands.base, operands.options
     assert base is not None
     weights = [parameters.weight for parameters in operands.each]
+    scales = [1.0 if thin is None else thin.scale for thin in thins]
     if all(thin is None for thin in thins) and (len(weights) == 1 or not consensus):
         return _plain_sum(operands.inputs, weights, base, options)
     merge = _agreeing if consensus else _sum
@@ -61,7 +72,7 @@ def combine(
             _thinned(source.read(block).sub_(origin), thin, block)
             for source, thin in zip(operands.inputs, thins, strict=True)
         )
-        merged = merge(deltas, weights, options.normalize)
+        merged = merge(deltas, weights, scales, options.normalize)
         return origin.add_(merged, alpha=options.lambda_)
 
     return kernel
@@ -75,50 +86,56 @@ def _plain_sum(sources: Sequence[Source], weights: list[float], base: Source, op
 
 
 def _thinned(delta: Tensor, thin: Thin | None, block: Block) -> Tensor:
-    return delta if thin is None else thin(block, delta)
+    return delta if thin is None else thin.apply(block, delta)
 
 
-def _sum(deltas: Iterable[Tensor], weights: Sequence[float], normalize: bool) -> Tensor:
+def _sum(deltas: Iterable[Tensor], weights: Sequence[float], scales: Sequence[float], normalize: bool) -> Tensor:
     merged: Tensor | None = None
-    for delta, weight in zip(deltas, weights, strict=True):
-        merged = delta.mul_(weight) if merged is None else merged.add_(delta, alpha=weight)
+    for delta, weight, scale in zip(deltas, weights, scales, strict=True):
+        merged = delta.mul_(weight * scale) if merged is None else merged.add_(delta, alpha=weight * scale)
     assert merged is not None
     return merged.div_(_divisor(weights)) if normalize else merged
 
 
-def _agreeing(deltas: Iterable[Tensor], weights: Sequence[float], normalize: bool) -> Tensor:
+def _agreeing(deltas: Iterable[Tensor], weights: Sequence[float], scales: Sequence[float], normalize: bool) -> Tensor:
     """The sum of those weighted elements whose sign is the sign of the sum of all; a sum of zero counts as plus.
 
-    Positive and negative parts are summed apart; the larger one is the result. With `normalize` it is divided by
-    the sum of the weights that went into it.
+    With `normalize` it is divided by the sum of the weights that went into it.
     """
-    sums: list[Tensor] = []
-    counts: list[Tensor] = []
-    for delta, weight in zip(deltas, weights, strict=True):
-        weighted = delta.mul_(weight)
-        parts = [torch.clamp(weighted, min=0), torch.clamp(weighted, max=0)]
-        shares = [
-            torch.gt(parts[0], 0, out=torch.empty_like(delta)),
-            torch.lt(parts[1], 0, out=torch.empty_like(delta)),
-        ]
-        if not sums:
-            sums, counts = parts, [share.mul_(weight) for share in shares]
-            continue
-        for total, part in zip(sums, parts, strict=True):
-            total.add_(part)
-        for count, share in zip(counts, shares, strict=True):
-            count.add_(share, alpha=weight)
-    return _elect(sums, counts if normalize else None)
-
-
-def _elect(sums: Sequence[Tensor], counts: Sequence[Tensor] | None) -> Tensor:
-    plus = torch.ge(sums[0] + sums[1], 0, out=torch.empty_like(sums[0]))
-    elected = torch.lerp(sums[1], sums[0], plus)
-    if counts is None:
+    values, counts = _Votes(), _Votes()
+    for delta, weight, scale in zip(deltas, weights, scales, strict=True):
+        if normalize:
+            counts.add(torch.sign(delta), abs(weight), weight)
+        values.add(delta, weight * scale, abs(weight * scale))
+    winner = torch.ge(values.total, 0, out=torch.empty_like(values.total)).mul_(2).sub_(1)
+    elected = values.of(winner)
+    if not normalize:
         return elected
-    divisor = torch.lerp(counts[1], counts[0], plus)
+    divisor = counts.of(winner).mul_(winner)
     # Where nobody went in, or weights cancelled, mergekit divides by one.
     return elected.div_(divisor.add_(torch.eq(divisor, 0, out=torch.empty_like(divisor))))
+
+
+class _Votes:
+    """Sums of signed numbers and of their sizes; half their sum and half their difference are those of either sign."""
+
+    def __init__(self) -> None:
+        self.total: Tensor = torch.empty(0)
+        self._sizes: Tensor | None = None
+
+    def add(self, numbers: Tensor, weight: float, size: float) -> None:
+        """Add the numbers times `weight`, and their sizes times `size`; they are overwritten."""
+        if self._sizes is None:
+            self.total = numbers * weight
+            self._sizes = numbers.abs_().mul_(size)
+            return
+        self.total.add_(numbers, alpha=weight)
+        self._sizes.add_(numbers.abs_(), alpha=size)
+
+    def of(self, winner: Tensor) -> Tensor:
+        """The sum of those numbers whose sign is that of the winner, 1 or -1, where sizes grow with the numbers."""
+        assert self._sizes is not None
+        return self._sizes.mul_(winner).add_(self.total).mul_(0.5)
 
 
 def _divisor(weights: Sequence[float]) -> float:

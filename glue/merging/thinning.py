@@ -1,21 +1,24 @@
 """Ways to keep only a part of a task vector: the largest elements, a band of magnitudes, or a random choice.
 
-Knows no particular method. Every way gives None where all is kept, so that nothing is computed for it.
+Knows no particular method. All of them look at magnitudes only. Every way gives None where all is kept, so that
+nothing is computed for it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
 from glue.merging.blocks import Block, Grid, Source
 from glue.merging.registry import Operands
-from glue.merging.selection import largest
+from glue.merging.selection import Cut, largest
 from glue.merging.task_vectors import TaskVectorOptions, Thin, Thinned, task_vector
-from glue.merging.uniform import uniform
+from glue.merging.uniform import Stream
 from glue.specs.errors import InvalidInputError
 
 TINY_NORM = 1e-7
@@ -23,6 +26,32 @@ TINY_NORM = 1e-7
 Each = TypeVar("Each", bound=Thinned)
 Read = Callable[[Block], Tensor]
 Choose = Callable[[Source, Read, Each], Thin | None]
+# Which elements of a block of a task vector, or of its magnitudes, are kept: rows x columns.
+Keep = Callable[[Block, Tensor], NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Elements are kept or dropped; what is left is to be scaled by `scale`."""
+
+    keep: Keep
+    scale: float = 1.0
+
+    def apply(self, block: Block, delta: Tensor) -> Tensor:
+        """Set what is dropped to zero, in place."""
+        return delta.mul_(_as_factor(self.keep(block, delta)))
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Elements are multiplied by factors of their own."""
+
+    factors: Callable[[Block, Tensor], Tensor]
+    scale: float = 1.0
+
+    def apply(self, block: Block, delta: Tensor) -> Tensor:
+        """Multiply a block of the task vector in place."""
+        return delta.mul_(self.factors(block, delta))
 
 
 class RescaledOptions(TaskVectorOptions):
@@ -48,21 +77,28 @@ def thinned(operands: Operands[TaskVectorOptions, Each], choose: Choose[Each], *
     """The thinning of every input, rescaled to the norm of the whole where `keep_norm` is set."""
     base = operands.base
     assert base is not None
-    thins = []
-    for source, parameters in zip(operands.inputs, operands.each, strict=True):
-        read = task_vector(source, base)
-        thin = choose(source, read, parameters)
-        thins.append(_with_norm(thin, read, operands.grid) if keep_norm and thin is not None else thin)
-    return thins
+    thins = [
+        choose(source, task_vector(source, base), parameters)
+        for source, parameters in zip(operands.inputs, operands.each, strict=True)
+    ]
+    return _with_norms(thins, operands.inputs, base, operands.grid) if keep_norm else thins
 
 
 def keep_largest(read: Read, grid: Grid, density: float) -> Thin | None:
     """Keep exactly floor(density x elements) elements of largest magnitude, at least one if any is to be kept."""
     if density >= 1:
         return None
-    count = max(1, int(density * grid.elements)) if density > 0 else 0
-    cut = largest(_magnitudes(read), grid, count)
-    return lambda block, delta: delta.mul_(cut.mask(block, delta.abs()))
+    return keep_above(largest(_magnitudes(read), grid, kept_count(density, grid.elements)))
+
+
+def kept_count(density: float, elements: int) -> int:
+    """How many elements the share `density` of them is: rounded down, but at least one if any is to be kept."""
+    return max(1, int(density * elements)) if density > 0 else 0
+
+
+def keep_above(cut: Cut) -> Mask:
+    """Keep the elements whose magnitude lies above the cut."""
+    return Mask(lambda block, delta: cut.keep(block, delta.abs()))
 
 
 def keep_band(read: Read, grid: Grid, density: float, gamma: float) -> Thin | None:
@@ -74,27 +110,25 @@ def keep_band(read: Read, grid: Grid, density: float, gamma: float) -> Thin | No
     outer = largest(_magnitudes(read), grid, grid.elements - smallest)
     inner = largest(_magnitudes(read), grid, grid.elements - smallest - kept)
 
-    def thin(block: Block, delta: Tensor) -> Tensor:
+    def keep(block: Block, delta: Tensor) -> NDArray[np.bool_]:
         magnitudes = delta.abs()
-        return delta.mul_(outer.mask(block, magnitudes).sub_(inner.mask(block, magnitudes)))
+        return outer.keep(block, magnitudes) & ~inner.keep(block, magnitudes)
 
-    return thin
+    return Mask(keep)
 
 
-def keep_at_random(draw: Read, density: float, *, divide: bool) -> Thin | None:
+def keep_at_random(stream: Stream, grid: Grid, density: float, *, divide: bool) -> Thin | None:
     """Keep every element with probability `density`, independently; `divide` divides the kept by it."""
     if density >= 1:
         return None
-    factor = 1 / density if divide else 1.0
 
-    def thin(block: Block, delta: Tensor) -> Tensor:
-        numbers = draw(block)
-        return delta.mul_(torch.lt(numbers, density, out=numbers)).mul_(factor)
+    def keep(block: Block, delta: Tensor) -> NDArray[np.bool_]:
+        return stream.below(density, *grid.span(block)).reshape(delta.shape)
 
-    return thin
+    return Mask(keep, 1 / density if divide else 1.0)
 
 
-def keep_by_rank(draw: Read, density: float, epsilon: float, *, divide: bool) -> Thin | None:
+def keep_by_rank(stream: Stream, grid: Grid, density: float, epsilon: float, *, divide: bool) -> Thin | None:
     """Keep elements with a probability that grows with the rank of their magnitude in the row, from
     density - epsilon to density + epsilon; `divide` divides the kept by it.
 
@@ -104,51 +138,88 @@ def keep_by_rank(draw: Read, density: float, epsilon: float, *, divide: bool) ->
     if density >= 1:
         return None
     if density <= 0:
-        return lambda block, delta: delta.zero_()
+        return Mask(lambda block, delta: np.zeros(delta.shape, dtype=np.bool_))
     if density + epsilon >= 1 or density - epsilon <= 0:
         raise InvalidInputError(f"density {density} with epsilon {epsilon}: density ± epsilon must lie between 0 and 1")
 
-    def thin(block: Block, delta: Tensor) -> Tensor:
-        probability = ranks(delta.abs()).mul_(2 * epsilon).add_(density - epsilon)
-        numbers = draw(block)
-        kept = delta.mul_(torch.lt(numbers, probability, out=numbers))
-        return kept.div_(probability) if divide else kept
+    def chances(delta: Tensor) -> Tensor:
+        return ranks(delta.abs()).mul_(2 * epsilon).add_(density - epsilon)
 
-    return thin
+    def drawn(block: Block, probability: Tensor) -> NDArray[np.bool_]:
+        start, _ = grid.span(block)
+        return stream.below_each(probability.numpy().ravel(), start).reshape(probability.shape)
+
+    def factors(block: Block, delta: Tensor) -> Tensor:
+        probability = chances(delta)
+        return _as_factor(drawn(block, probability)).div_(probability)
+
+    return Shares(factors) if divide else Mask(lambda block, delta: drawn(block, chances(delta)))
 
 
 def ranks(magnitudes: Tensor) -> Tensor:
-    """The rank of every element in its row, from 0 for the smallest to 1, fp32; 1/2 where a row has one element."""
+    """The rank of every element in its row, from 0 for the smallest to 1, fp32; equal ones in order of position.
+
+    A row of one element has rank 1/2.
+    """
     rows, columns = magnitudes.shape
     if columns == 1:
         return torch.full_like(magnitudes, 0.5)
-    order = np.argsort(magnitudes.numpy(), axis=1, kind="stable")
-    places = np.empty((rows, columns), dtype=np.float32)
-    steps = np.arange(columns, dtype=np.float32) / np.float32(columns - 1)
-    np.put_along_axis(places, order, np.broadcast_to(steps, (rows, columns)), axis=1)
-    return torch.from_numpy(places)
-
-
-def drawer(seed: int, source: Source, tensor: str, grid: Grid) -> Read:
-    """The reader of the random numbers of one model's tensor."""
-    return lambda block: uniform(seed, source.key, tensor, block, grid.columns)
+    # Bits of floating-point numbers that are not negative sort as the numbers do; the column below makes keys unique.
+    keys = magnitudes.numpy().view(np.uint32).astype(np.uint64) << np.uint64(32)
+    keys |= np.arange(columns, dtype=np.uint64)
+    keys.sort(axis=1)
+    keys &= np.uint64(2**32 - 1)
+    keys += np.arange(rows, dtype=np.uint64)[:, None] * np.uint64(columns)
+    places = torch.arange(columns, dtype=torch.float32).div_(columns - 1).repeat(rows)
+    order = torch.from_numpy(keys.view(np.int64).ravel())
+    return torch.empty(rows * columns).scatter_(0, order, places).view(rows, columns)
 
 
 def _magnitudes(read: Read) -> Read:
     return lambda block: read(block).abs_()
 
 
-def _with_norm(thin: Thin, read: Read, grid: Grid) -> Thin:
-    before = after = 0.0
-    for block in grid.blocks:
-        delta = read(block)
-        before += _l1(delta)
-        after += _l1(thin(block, delta))
-    if before < TINY_NORM or after < TINY_NORM:
-        return thin
-    factor = before / after
-    return lambda block, delta: thin(block, delta).mul_(factor)
+def _as_factor(kept: NDArray[np.bool_]) -> Tensor:
+    # Bytes are converted at several times the speed of booleans.
+    return torch.from_numpy(kept.view(np.uint8)).to(torch.float32)
 
 
-def _l1(delta: Tensor) -> float:
-    return float(delta.abs().sum())
+def _with_norms(thins: Sequence[Thin | None], sources: Sequence[Source], base: Source, grid: Grid) -> list[Thin | None]:
+    """The masks with the scales that give each task vector its L1 norm back, found in one pass over all of them."""
+    remembered = {place: Remembered(thin.keep) for place, thin in enumerate(thins) if isinstance(thin, Mask)}
+    for block in grid.blocks if remembered else ():
+        origin = base.read(block)
+        for place, mask in remembered.items():
+            mask.look(block, sources[place].read(block).sub_(origin).abs_())
+    return [
+        replace(thin, keep=remembered[place].keep, scale=thin.scale * remembered[place].scale)
+        if isinstance(thin, Mask)
+        else thin
+        for place, thin in enumerate(thins)
+    ]
+
+
+class Remembered:
+    """A mask that is found out once for every block and kept as bits, with the norms before and after."""
+
+    def __init__(self, keep: Keep) -> None:
+        self._keep = keep
+        self._bits: dict[int, NDArray[np.uint8]] = {}
+        self._before = self._after = 0.0
+
+    def look(self, block: Block, magnitudes: Tensor) -> None:
+        """Find out what is kept of a block; the magnitudes are overwritten."""
+        kept = self._keep(block, magnitudes)
+        self._bits[block.index] = np.packbits(kept)
+        self._before += float(magnitudes.sum())
+        self._after += float(magnitudes.mul_(_as_factor(kept)).sum())
+
+    def keep(self, block: Block, delta: Tensor) -> NDArray[np.bool_]:
+        """What was found out."""
+        bits = np.unpackbits(self._bits[block.index], count=delta.numel())
+        return bits.view(np.bool_).reshape(delta.shape)
+
+    @property
+    def scale(self) -> float:
+        """The norm before by the norm after; 1 where there is none."""
+        return 1.0 if min(self._before, self._after) < TINY_NORM else self._before / self._after

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from glue.merging import blocks
 from glue.merging.blocks import Block, Grid
 from glue.merging.selection import largest, value_at
-from glue.merging.uniform import uniform
+from glue.merging.thinning import ranks
+from glue.merging.uniform import Stream
 
 
 def reader(tensor: torch.Tensor) -> tuple[Grid, Callable[[Block], torch.Tensor]]:
@@ -54,30 +55,61 @@ def test_values_at_a_rank_are_those_of_sorting(rows: int, place: float) -> None:
         assert value_at(read, grid, rank) == float(tensor.flatten().sort().values[rank])
 
 
-BLOCK = Block(0, 0, 256)
+COUNT = 256 * 1024
 
 
 def test_random_numbers_are_even_and_independent_of_everything_else() -> None:
-    numbers = uniform(1, "a", "t", BLOCK, 1024)
-    assert float(numbers.min()) >= 0
-    assert float(numbers.max()) < 1
-    counts = np.bincount((numbers.numpy().ravel() * 256).astype(int), minlength=256)
-    expected = numbers.numel() / 256
-    chi_square = float(((counts - expected) ** 2 / expected).sum())
-    assert 150 < chi_square < 380
+    numbers = Stream(1, "a", "t").numbers(0, COUNT)
+    assert numbers.min() >= 0
+    assert numbers.max() < 1
+    for shift in (1, 2**8, 2**16):
+        counts = np.bincount((numbers * shift * 256).astype(int) % 256, minlength=256)
+        expected = COUNT / 256
+        chi_square = float(((counts - expected) ** 2 / expected).sum())
+        assert 150 < chi_square < 380
     others = [
-        uniform(2, "a", "t", BLOCK, 1024),
-        uniform(1, "b", "t", BLOCK, 1024),
-        uniform(1, "a", "u", BLOCK, 1024),
-        uniform(1, "a", "t", Block(1, 256, 512), 1024),
-        numbers.roll(1, 1),
-        numbers.roll(1, 0),
+        Stream(2, "a", "t").numbers(0, COUNT),
+        Stream(1, "b", "t").numbers(0, COUNT),
+        Stream(1, "a", "u").numbers(0, COUNT),
+        Stream(1, "a", "t").numbers(COUNT, 2 * COUNT),
+        (numbers * 256) % 1,
+        (numbers * 2**16) % 1,
+        *(np.roll(numbers, shift) for shift in (1, 2, 3, 4, 1024)),
     ]
     for other in others:
-        correlation = float(torch.corrcoef(torch.stack([numbers.flatten(), other.flatten()]))[0, 1])
-        assert abs(correlation) < 5 / numbers.numel() ** 0.5
+        assert abs(np.corrcoef(numbers, other)[0, 1]) < 5 / COUNT**0.5
+
+
+@settings(max_examples=30, deadline=None)
+@given(start=st.integers(0, 1000), length=st.integers(0, 1000), far=st.sampled_from([0, 2**33 - 500]))
+def test_random_numbers_belong_to_positions(start: int, length: int, far: int) -> None:
+    stream = Stream(1, "a", "t")
+    whole = stream.numbers(far, far + 2000)
+    assert np.array_equal(stream.numbers(far + start, far + start + length), whole[start : start + length])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    probability=st.one_of(st.floats(0, 1, exclude_max=True), st.sampled_from([0.5, 0.25, 1 - 2**-25, 2**-24, 2**-40])),
+    start=st.integers(0, 50),
+)
+def test_comparisons_are_those_of_the_numbers(probability: float, start: int) -> None:
+    stream = Stream(1, "a", "t")
+    numbers = stream.numbers(start, start + 5000)
+    expected = numbers.astype(np.float64) < probability
+    assert np.array_equal(stream.below(probability, start, start + 5000), expected)
+    each = np.linspace(0.001, 0.999, 5000, dtype=np.float32)
+    assert np.array_equal(stream.below_each(each, start), numbers < each)
 
 
 def test_random_numbers_are_the_same_for_ever() -> None:
-    numbers = uniform(1, "a", "t", BLOCK, 1024).flatten()
-    assert [int(number * 2**24) for number in numbers[:4]] == [12547664, 4909133, 111495, 14125901]
+    assert (Stream(1, "a", "t").numbers(0, 4) * 2**24).astype(int).tolist() == [14743016, 12455259, 14703748, 1087422]
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.integers(1, 5), columns=st.integers(1, 40), levels=st.sampled_from([1, 3, 10**6]))
+def test_ranks_are_those_of_a_stable_sort(rows: int, columns: int, levels: int) -> None:
+    values = (torch.rand(rows, columns) * levels).floor() / levels
+    places = torch.argsort(torch.argsort(values, dim=1, stable=True), dim=1)
+    expected = places / (columns - 1) if columns > 1 else torch.full_like(values, 0.5)
+    torch.testing.assert_close(ranks(values), expected.float(), rtol=1e-6, atol=0)
