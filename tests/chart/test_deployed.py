@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,7 +23,10 @@ import yaml
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from glue.evaluation.sandbox_client import run_remotely
 from glue.records.database import Database
+from glue.sandbox.programs import Limits
+from glue.specs.errors import EvaluationError
 from glue.specs.plan import WorkerClass
 from glue.telemetry.traces import job_ids
 from tests.support.chart_objects import components, container, find
@@ -253,6 +257,27 @@ def test_a_trace_leads_from_the_submission_to_every_unit(scrapes: Scrapes, deplo
     assert spans()["job.submit"].span_id == root
     assert {"merge.build", "score.candidate", "advance"} <= spans().keys()
     assert all(span.parent_span_id == root for name, span in spans().items() if name != "job.submit")
+
+
+def test_the_sandboxes_pod_runs_programs_for_workers_that_show_its_token(tmp_path: Path) -> None:
+    manifests = render(NEWEST_HELM, "--set", f"sandbox.enabled=true,sandbox.port={free_port()}")
+    pod, worker = components(manifests)["sandbox"], container(components(manifests)["worker-cpu"], "worker")
+    given = {each["name"]: each for each in worker["env"]}
+    named = given["GLUE_SANDBOX_TOKEN"]["valueFrom"]["secretKeyRef"]
+    (tmp_path / "tmp").mkdir()
+    secrets, token = {(named["name"], named["key"]): "the worker shows it"}, "the worker shows it"
+    url = given["GLUE_SANDBOX_URL"]["value"].replace("glue-model-glue-sandbox", "127.0.0.1")
+    sandbox = Container(container(pod, "sandbox"), pod, secrets, {"tmp": tmp_path / "tmp"}, tmp_path / "log").start()
+    try:
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            assert wait_for(lambda kind=probe: sandbox.probe(kind), 30), sandbox.said()
+        assert run_remotely(url, token, "python", "open('note', 'w').write('x')", Limits()).passed
+        assert not run_remotely(url, token, "python", "import socket; socket.socket()", Limits()).passed
+        with pytest.raises(EvaluationError, match="GLUE_SANDBOX_TOKEN"):
+            run_remotely(url, "a stranger guesses", "python", "", Limits())
+        assert not list((tmp_path / "tmp").iterdir())
+    finally:
+        sandbox.kill()
 
 
 def scale_query(deployment: Deployment, url: str) -> int:

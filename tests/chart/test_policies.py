@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.support.chart_cases import TOGGLES
-from tests.support.chart_objects import components, find_all
+from tests.support.chart_objects import components, container, environment, find_all
 from tests.support.chart_tools import HELM_WHEELS, render
 from tests.support.pod_network import Permission, can_join, pod_network
 from tests.support.policies import allows, may_enter, may_leave
@@ -52,9 +52,9 @@ def test_the_sandbox_reaches_nothing(release: Release) -> None:
             assert not release.allows("sandbox", target, port), (target, port)
 
 
-def test_only_workers_reach_the_sandbox(release: Release) -> None:
+def test_only_workers_that_score_reach_the_sandbox(release: Release) -> None:
     reach = {name for name in (*release.labels, "stranger") if release.allows(name, "sandbox", SANDBOX)}
-    assert reach == {"worker-cpu", "worker-hub"}
+    assert reach == {"worker-cpu"}
 
 
 def test_everybody_of_ours_reaches_the_servers_and_nobody_else_does(release: Release) -> None:
@@ -77,12 +77,24 @@ def test_the_api_is_open_and_metrics_are_for_pods(release: Release) -> None:
     assert not release.allows("stranger", "worker-cpu", API)
 
 
-def test_the_sandbox_holds_no_secret_and_no_volume() -> None:
+def test_the_sandbox_holds_no_secret_but_its_own_and_no_volume() -> None:
+    """What it holds a program that breaks out would have. Its own token opens nothing but the sandbox itself."""
     pod = components(render(NEWEST_HELM, *TOGGLES["sandbox"]))["sandbox"]
     (sandbox,) = pod["spec"]["containers"]
-    assert "env" not in sandbox
+    assert environment(sandbox).keys() == {"GLUE_SANDBOX_TOKEN", "GLUE_SANDBOX_PORT", "GLUE_SANDBOX_SLOTS"}
+    assert "envFrom" not in sandbox
     assert [volume["name"] for volume in pod["spec"]["volumes"]] == ["tmp"]
     assert "serviceAccountName" not in pod["spec"]
+
+
+def test_workers_that_score_are_told_where_programs_run() -> None:
+    pods = components(render(NEWEST_HELM, *TOGGLES["sandbox"]))
+    given = environment(container(pods["worker-cpu"], "worker"))
+    assert given["GLUE_SANDBOX_URL"] == f"http://glue-model-glue-sandbox:{SANDBOX}"
+    assert "GLUE_SANDBOX_TOKEN" in given
+    assert not any("SANDBOX" in name for name in environment(container(pods["worker-hub"], "worker")))
+    without = components(render(NEWEST_HELM))
+    assert not any("SANDBOX" in name for name in environment(container(without["worker-cpu"], "worker")))
 
 
 @pytest.mark.skipif(not can_join(), reason="network namespaces need root and iproute2")

@@ -27,7 +27,9 @@ BAD: dict[str, tuple[str, ...]] = {
     "ingress.tlsSecret": ("--set", "ingress.tlsSecret="),
     "database.existingSecret": ("--set", "database.existingSecret="),
     "observability.monitors": ("--set", "observability.monitors=yes"),
-    "sandbox.command": ("--set", "sandbox.enabled=true"),
+    "sandbox.command": ("--set", "sandbox.command={sh}"),
+    "sandbox.existingSecret": ("--set", "sandbox.existingSecret="),
+    "sandbox.slots": ("--set", "sandbox.slots=0"),
 }
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from tests.support.chart_tools import ROOT, checkov
 from tests.support.images import DOCKERFILE, Scratch, lineage, stages
+from tests.support.sandbox_server import SandboxServer
 
 TARGETS = ("api", "worker-cpu", "worker-gpu", "sandbox")
 API_MEGABYTES = 250
@@ -43,15 +44,15 @@ def test_health_labels_and_a_command(steps: list[tuple[str, str]]) -> None:
 
 
 def test_bases_are_pinned_by_whoever_builds() -> None:
-    assert "ARG BASE_IMAGE\n" in TEXT, "no default: a digest must be given"
+    assert "ARG BASE_IMAGE\nARG NODE_IMAGE\n" in TEXT, "no default: a digest must be given"
     own = stages()
     for stage in own.values():
-        assert stage.parent in own or stage.parent == "${BASE_IMAGE}"
+        assert stage.parent in own or stage.parent in ("${BASE_IMAGE}", "${NODE_IMAGE}")
 
 
 def test_only_pinned_packages_are_installed() -> None:
     installs = [line for line in TEXT.splitlines() if re.search(r"pip\S* install", line)]
-    assert len(installs) == 3
+    assert len(installs) == 4
     assert all("--constraint constraints.txt" in line for line in installs)
     assert "ADD " not in TEXT
     assert "apt" not in TEXT
@@ -61,7 +62,7 @@ def test_what_is_copied_exists_and_travels_to_the_builder() -> None:
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = [words[:-1] for words in (match.split() for match in re.findall(r"^COPY (?!--from)(.*)$", TEXT, re.M))]
     sources = {source.rstrip("/") for group in copied for source in group}
-    assert sources <= allowed
+    assert all({source, *map(str, Path(source).parents)} & allowed for source in sources)
     assert all((ROOT / source).exists() for source in sources)
 
 
@@ -84,15 +85,20 @@ def test_the_build_script_wants_a_digest() -> None:
     assert build().returncode != 0
     assert build(BASE_IMAGE="python:3.11").returncode == 2
     assert build(BASE_IMAGE=digest).returncode != 0, "torch's build must be chosen"
-    built = build(BASE_IMAGE=digest, TORCH_INDEX="cpu-index", TORCH_CUDA_INDEX="cuda-index").stdout.splitlines()
+    given = {"BASE_IMAGE": digest, "TORCH_INDEX": "cpu-index", "TORCH_CUDA_INDEX": "cuda-index"}
+    assert build(**given).returncode != 0, "Node.js must come from somewhere"
+    assert build(**given, NODE_IMAGE="node:22").returncode == 2
+    node = "node:22-bookworm-slim@sha256:" + "1" * 64
+    built = build(**given, NODE_IMAGE=node).stdout.splitlines()
     assert [re.search(r"--target (\S+)", line)[1] for line in built] == list(TARGETS)  # type: ignore[index]
     assert "TORCH_INDEX=cuda-index" in built[2]
+    assert f"NODE_IMAGE={node}" in built[3]
 
 
 def test_every_service_of_compose_is_restricted() -> None:
     services = COMPOSE["services"]
     assert {"postgres", "redis", "migrate", "api", "maintenance", "worker"} <= services.keys()
-    for name in ("redis", "migrate", "api", "maintenance", "worker", "worker-gpu"):
+    for name in ("redis", "migrate", "api", "maintenance", "worker", "worker-gpu", "sandbox"):
         service = services[name]
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
@@ -106,11 +112,22 @@ def test_every_service_of_compose_is_restricted() -> None:
     assert services["api"]["ports"] == ["127.0.0.1:8321:8321"], "the world is let in by who knows what it means"
 
 
+def test_composes_sandbox_has_no_way_out_and_no_files() -> None:
+    sandbox = COMPOSE["services"]["sandbox"]
+    assert sandbox["networks"] == ["programs"]
+    assert COMPOSE["networks"]["programs"]["internal"] is True
+    assert sandbox["environment"].keys() == {"GLUE_SANDBOX_TOKEN"}
+    assert {"mem_limit", "cpus", "pids_limit"} <= sandbox.keys()
+    assert "volumes" not in sandbox
+    on_its_network = {name for name, each in COMPOSE["services"].items() if "programs" in each.get("networks", [])}
+    assert on_its_network == {"sandbox", "worker", "worker-gpu"}
+
+
 def test_compose_names_images_that_the_dockerfile_makes() -> None:
     version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.M)
     assert version is not None
     own = {service["image"] for service in COMPOSE["services"].values() if service["image"].startswith("model-glue/")}
-    assert own == {f"model-glue/{target}:{version[1]}" for target in ("api", "worker-cpu", "worker-gpu")}
+    assert own == {f"model-glue/{target}:{version[1]}" for target in TARGETS}
 
 
 def test_the_steps_of_the_api_image(tmp_path: Path) -> None:
@@ -131,6 +148,18 @@ def test_the_steps_of_the_worker_images(tmp_path: Path) -> None:
     scratch.build("build-worker")
     packages = tmp_path / "opt" / "venv" / "lib" / "python3.11" / "site-packages"
     check_installed(tmp_path, packages, "import workers.slot, workers.engine.main, glue.pipeline.registry, pynvml")
+
+
+def test_the_sandbox_image_runs_programs_with_what_it_holds(tmp_path: Path) -> None:
+    Scratch(tmp_path, {}).build("sandbox")
+    held = {str(file.relative_to(tmp_path / "app")) for file in (tmp_path / "app").rglob("*.py")}
+    assert held == {"glue/__init__.py", *(str(file.relative_to(ROOT)) for file in (ROOT / "glue/sandbox").glob("*.py"))}
+    server = SandboxServer(tmp_path, package=tmp_path / "app").start()
+    try:
+        assert server.run("python", "import math").passed
+        assert not server.run("python", "import socket; socket.socket()").passed
+    finally:
+        server.kill()
 
 
 def check_installed(root: Path, packages: Path, code: str) -> None:

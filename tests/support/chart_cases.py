@@ -25,7 +25,7 @@ TOGGLES: dict[str, tuple[str, ...]] = {
     "existing claim": ("--set", "artifacts.existingClaim=mine"),
     "autoscaling": ("--set", "api.autoscaling.enabled=true"),
     "ingress": ("--set", "ingress.enabled=true"),
-    "sandbox": ("--set", "sandbox.enabled=true", "--set", "sandbox.command={serve}"),
+    "sandbox": ("--set", "sandbox.enabled=true"),
     "no policies": ("--set", "networkPolicies.enabled=false"),
     "no monitors": ("--set", "observability.monitors=never"),
     "monitors": ("--set", "observability.monitors=always"),

@@ -97,11 +97,12 @@ class Scratch:
         if sources[0].startswith("--from="):
             return
         for source in sources:
-            place = self._folder / target / (Path(source).name if target == "./" else "")
+            place = Path(self._inside(str(self._folder / target)))
             if (ROOT / source).is_dir():
                 ignored = shutil.ignore_patterns("__pycache__")
                 shutil.copytree(ROOT / source, place, dirs_exist_ok=True, ignore=ignored)
             else:
+                place = place / Path(source).name if target.endswith("/") else place
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / source, place)
 

@@ -29,10 +29,11 @@ def free_port() -> int:
 
 @dataclass
 class SandboxServer:
-    """Started and stopped at will; its port stays. `folder` is its /tmp."""
+    """Started and stopped at will; its port stays. `folder` is its /tmp, `package` where the package lies."""
 
     folder: Path
     slots: int = 1
+    package: Path = ROOT
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
@@ -48,7 +49,7 @@ class SandboxServer:
         return {
             "PATH": os.environ["PATH"],
             "TMPDIR": str(self.folder),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(self.package),
             "GLUE_SANDBOX_HOST": "127.0.0.1",
             "GLUE_SANDBOX_PORT": str(self.port),
             "GLUE_SANDBOX_TOKEN": self.token,
@@ -58,7 +59,8 @@ class SandboxServer:
     def start(self) -> "SandboxServer":
         """Start it and wait until it serves."""
         without = _POWERLESS if os.geteuid() == 0 else ()
-        command = [*without, sys.executable, "-m", "glue.sandbox.server"]
+        # Without `site`, so that no package but that of PYTHONPATH is found.
+        command = [*without, sys.executable, "-S", "-P", "-m", "glue.sandbox.server"]
         self.process = subprocess.Popen(command, env=self.environment, stdin=subprocess.DEVNULL)
         assert wait_for(self.answers, 30)
         return self

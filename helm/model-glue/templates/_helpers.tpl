@@ -226,3 +226,16 @@ livenessProbe:
     secretKeyRef: {name: {{ . }}, key: {{ $.Values.hub.key }}}
 {{- end }}
 {{- end -}}
+
+{{/* What workers show the sandbox, and what it wants to see. */}}
+{{- define "glue.sandboxToken" -}}
+- name: GLUE_SANDBOX_TOKEN
+  valueFrom:
+    secretKeyRef: {name: {{ .Values.sandbox.existingSecret }}, key: {{ .Values.sandbox.key }}}
+{{- end -}}
+
+{{/* whether a pool scores models, and so has programs to run: [root, pool] */}}
+{{- define "glue.runsPrograms" -}}
+{{- $classes := (index . 1).classes -}}
+{{- if and (index . 0).Values.sandbox.enabled (or (has "cpu" $classes) (has "gpu" $classes)) -}}yes{{- end -}}
+{{- end -}}

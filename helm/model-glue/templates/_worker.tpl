@@ -35,6 +35,9 @@ metadata:
     {{- if and $root.Values.hub.enabled (has "hub" $pool.classes) }}
     model-glue/internet: allowed
     {{- end }}
+    {{- if include "glue.runsPrograms" (list $root $pool) }}
+    model-glue/programs: allowed
+    {{- end }}
   annotations:
     cluster-autoscaler.kubernetes.io/safe-to-evict: "false"
     {{- with $pool.podAnnotations }}
@@ -72,6 +75,10 @@ spec:
         {{- include "glue.redisEnv" $root | nindent 8 }}
         {{- end }}
         {{- include "glue.s3Env" $root | nindent 8 }}
+        {{- if include "glue.runsPrograms" (list $root $pool) }}
+        - {name: GLUE_SANDBOX_URL, value: {{ printf "http://%s-sandbox:%v" (include "glue.fullname" $root) $root.Values.sandbox.port }}}
+        {{- include "glue.sandboxToken" $root | nindent 8 }}
+        {{- end }}
         - {name: GLUE_PULSE_DIR, value: /tmp/pulse}
         - {name: GLUE_DEVICE, value: {{ $pool.device }}}
         {{- with $pool.deviceMemoryBytes }}
