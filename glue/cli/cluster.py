@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
+from glue.cli.imports import quickly
 from glue.cli.merge import bar
 from glue.cli.telling import console, told
 from glue.specs.job import ClusteringSpec
@@ -23,7 +24,8 @@ def cluster(
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Compare all pairs of models in one pass over each, and put those that are alike into families."""
-    from glue.clustering.run import cluster as run
+    with quickly("torch"):
+        from glue.clustering.run import cluster as run
 
     with told():
         spec = ClusteringSpec.parse({"threshold": threshold, "linkage": linkage, "weights": weights})

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from glue.cli.imports import quickly
 from glue.cli.telling import console, errors, told
 
 _SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*(k|m|g)?b?$", re.IGNORECASE)
@@ -34,7 +35,8 @@ def merge(
     ] = Verification.STREAM,
 ) -> None:
     """Merge models as CONFIG.yml says into the folder OUT. Started again after a kill, it goes on where it was."""
-    from glue.merging.run import merge_file, notes_on
+    with quickly("torch"):
+        from glue.merging.run import merge_file, notes_on
 
     with told():
         for note in notes_on(config):
