@@ -83,11 +83,6 @@ def examine_job(
     return Examination(findings, models, spec)
 
 
-def resolve_publish(
-    request: PublishRequest, artifact: str, digest: str, location: str, hub: HubAccess
-) -> PublishJobSpec:
-    """The spec of a job that publishes the artifact of that id, content and location.
-
 def resolved_model(found: FoundModel) -> ResolvedModel:
     """A model that was found, as a job stores it."""
     adapter = None
@@ -103,6 +98,11 @@ def resolved_model(found: FoundModel) -> ResolvedModel:
         adapter=adapter,
     )
 
+
+def resolve_publish(
+    request: PublishRequest, artifact: str, digest: str, location: str, hub: HubAccess
+) -> PublishJobSpec:
+    """The spec of a job that publishes the artifact of that id, content and location.
 
     Raises:
         InvalidInputError: with every reason why the owner cannot publish there.
@@ -130,16 +130,16 @@ def check_zoo(zoo: ZooSpec, roots: Sequence[Path], hub: HubAccess | None = None)
 def check_publish(
     target: PublishSpec, models: Sequence[FoundModel], findings: Findings, hub: HubAccess | None
 ) -> None:
-    if hub is None:
-        detail = "this service publishes nothing"
-        findings.add(InvalidInputError(detail, [Problem("", "no_hub", detail, "leave it out")]), "/publish", "publish")
-        return
-    check_target(target, hub, findings)
     """Whether what is made of these models can be pushed there; what is against it goes to `findings`.
 
     Raises:
         HubUnavailableError: the Hub does not answer.
     """
+    if hub is None:
+        detail = "this service publishes nothing"
+        findings.add(InvalidInputError(detail, [Problem("", "no_hub", detail, "leave it out")]), "/publish", "publish")
+        return
+    check_target(target, hub, findings)
     conflicts = combine(licences_of(models)).conflicts
     if target.licence is None:
         # Who names a licence has read the members' and decides.
