@@ -53,11 +53,13 @@ def score_key(unit: UnitRequest, device: str) -> str | None:
         return None
     spec, suite_name = JobSpec.parse(unit.spec), unit.payload["suite"]
     suite = spec.suite(suite_name).as_json()
+    data = [[each.task, each.repo, each.commit] for each in spec.suite_data.get(suite_name, ())]
     return digest_of(
         {
             "expression": expression_digest(parse_expression(unit.payload["expression"]), contents),
             "suite": {**suite, "include_path": spec.suite_commits.get(suite_name)},
             **({"share": unit.payload["share"]} if "share" in unit.payload else {}),
+            **({"data": data} if data else {}),
             "device": device,
             "libraries": _versions(),
         }

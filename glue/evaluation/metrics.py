@@ -19,20 +19,30 @@ class Metric:
     value: Callable[[Any], float]
 
 
-def metric_named(source: str) -> Metric:
-    """The metric of that lm-eval name.
+def metric_named(source: str) -> Metric | None:
+    """The metric of that lm-eval name, if it is one of those that lm-eval defines itself.
 
     A perplexity is better when lower, has no bound, and its mean over items is not the task's perplexity. Its
     score is the inverse instead, item by item: the geometric mean probability of the item's words or bytes.
-
-    Raises:
-        KeyError: no score can be made of it.
     """
-    return _METRICS[source]
+    return _METRICS.get(source)
+
+
+def mean_of(source: str) -> Metric:
+    """A metric that a task computes itself, item by item, and whose mean is its result."""
+
+    def value(result: Any) -> float:
+        number = round(float(result), DIGITS)
+        if not 0 <= number <= 1:
+            raise ValueError(f"the metric {source} gives {number}, and scores lie between 0 and 1")
+        return number
+
+    return Metric(source, source, value)
 
 
 def _correct(result: Any) -> float:
-    return float(result)
+    # A share of the probability, as in TruthfulQA's second task, carries the noise of its sums.
+    return round(float(result), DIGITS)
 
 
 def _probability(log_likelihood: Any) -> float:

@@ -76,7 +76,7 @@ def _task_score(task: SuiteTask) -> TaskScore:
     return TaskScore(
         task=task.spec.task,
         metric=task.metric.name,
-        weight=task.spec.weight,
+        weight=task.weight,
         mean=found.mean,
         stderr=found.stderr,
         values=values,

@@ -1,6 +1,7 @@
 """A suite: the drawn items of its tasks with lm-eval's requests, built once and scored many times."""
 
 import hashlib
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -9,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import mean
 from transformers import PreTrainedTokenizerBase
 
-from glue.evaluation.metrics import Metric, metric_named
+from glue.evaluation.metrics import Metric, mean_of, metric_named
 from glue.evaluation.task_files import TaskFolder
-from glue.evaluation.tasks import LocalTask, blamed_on, load_task
+from glue.evaluation.tasks import LocalTask, blamed_on, load_installed, load_task
 from glue.specs.digests import digest_of
 from glue.specs.errors import EvaluationError, Problem
-from glue.specs.suite import SuiteSpec, TaskSpec
+from glue.specs.suite import SuiteSpec, TaskData, TaskSpec
 
 PRESETS = Path(__file__).parent / "presets"
 ChatTemplate = Callable[..., str]
@@ -46,13 +48,17 @@ class SuiteTask:
     task: LocalTask
     metric: Metric
     items: tuple[Item, ...]
+    weight: float
+    data: tuple[TaskData, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides what is asked and what counts, as JSON data."""
         config = self.task.dump_config()
-        code = {} if self.task.code is None else {"code": self.task.code.as_json()}
-        return code | {
-            "config": {key: value for key, value in config.items() if key not in NOT_IDENTITY},
+        more: dict[str, Any] = {} if self.task.code is None else {"code": self.task.code.as_json()}
+        if self.data:
+            more["data"] = [[each.repo, each.commit] for each in self.data]
+        return more | {
+            "config": _plain({key: value for key, value in config.items() if key not in NOT_IDENTITY}),
             "items": [item.identity for item in self.items],
             "requests": [[request.args for request in item.requests] for item in self.items],
         }
@@ -99,8 +105,10 @@ class Suite:
         return replace(self, tasks=tuple(_part(task, share, self.spec.seed) for task in self.tasks))
 
 
-def load_suite(spec: SuiteSpec, tokenizer: PreTrainedTokenizerBase | None = None) -> Suite:
-    """Build the suite from its task folder.
+def load_suite(
+    spec: SuiteSpec, tokenizer: PreTrainedTokenizerBase | None = None, data: Sequence[TaskData] = ()
+) -> Suite:
+    """Build the suite from its task folder, and from `data` what comes from the Hub.
 
     `limit` takes the items whose sha256 of "seed:task:index" is smallest, so a smaller limit draws a part of
     a larger one's items. Few-shot examples are drawn by lm-eval with the suite's seed. `tokenizer` is what renders
@@ -109,13 +117,15 @@ def load_suite(spec: SuiteSpec, tokenizer: PreTrainedTokenizerBase | None = None
     Raises:
         EvaluationError: with the file, the key and the fix.
     """
-    if spec.include_path is None:
-        fix = "set include_path to a folder with the tasks' YAML files and data"
-        raise EvaluationError(f"the suite names no task folder; {fix}", [Problem("/include_path", "missing", fix)])
-    given = Path(spec.include_path)
-    folder = TaskFolder(PRESETS, data=given) if spec.suite else TaskFolder(given)
+    given = Path(spec.include_path) if spec.include_path else None
+    if spec.suite:
+        folder: TaskFolder | None = TaskFolder(PRESETS, data=given, data_are_elsewhere=given is None)
+    else:
+        folder = TaskFolder(given) if given else None
     chat = chat_template_of(tokenizer) if spec.chat_template else None
-    return Suite(spec, tuple(_build(folder, task, spec.seed, chat) for task in spec.tasks))
+    here = {task.task: tuple(each for each in data if each.task == task.task) for task in spec.tasks}
+    tasks = tuple(_build(folder, task, here[task.task], spec.seed, chat) for task in spec.tasks)
+    return Suite(spec, tuple(_weighted(task, tasks) for task in tasks))
 
 
 def chat_template_of(tokenizer: PreTrainedTokenizerBase | None) -> ChatTemplate:
@@ -140,6 +150,15 @@ def chat_template_of(tokenizer: PreTrainedTokenizerBase | None) -> ChatTemplate:
         )
 
     return render
+
+
+def _plain(value: Any) -> Any:
+    """JSON data, with a function of lm-eval's in place of itself as its source."""
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return inspect.getsource(value) if callable(value) else value
 
 
 def check_disjoint(proxy: Suite, report: Suite) -> None:
@@ -186,8 +205,27 @@ def _part(task: SuiteTask, share: float, seed: int) -> SuiteTask:
     return replace(task, items=items)
 
 
-def _build(folder: TaskFolder, spec: TaskSpec, seed: int, chat: ChatTemplate | None) -> SuiteTask:
-    task = load_task(folder, spec.task, spec.num_fewshot, fixed_shots=spec.fixed_shots)
+def _weighted(task: SuiteTask, tasks: Sequence[SuiteTask]) -> SuiteTask:
+    """With its part of its group's weight: a group's score is the mean over its items, as lm-eval's."""
+    if task.spec.group is None:
+        return task
+    items = sum(len(each.items) for each in tasks if each.spec.group == task.spec.group)
+    return replace(task, weight=task.spec.weight * len(task.items) / items)
+
+
+def _load(folder: TaskFolder | None, spec: TaskSpec, data: Sequence[TaskData]) -> LocalTask:
+    if folder is not None and spec.task in folder:
+        return load_task(folder, spec.task, spec.num_fewshot, data, fixed_shots=spec.fixed_shots)
+    if folder is not None and not data:
+        # Neither in the folder nor pinned at submission: the folder says best what it has.
+        folder.read(spec.task)
+    return load_installed(spec.task, data, spec.num_fewshot, fixed_shots=spec.fixed_shots)
+
+
+def _build(
+    folder: TaskFolder | None, spec: TaskSpec, data: Sequence[TaskData], seed: int, chat: ChatTemplate | None
+) -> SuiteTask:
+    task = _load(folder, spec, data)
     metric = _metric(task, spec)
     _check_filter(task, spec)
     indices = _indices(len(task.eval_docs), spec, seed)
@@ -199,15 +237,26 @@ def _build(folder: TaskFolder, spec: TaskSpec, seed: int, chat: ChatTemplate | N
         task.build_all_requests(
             samples=indices, apply_chat_template=turns, fewshot_as_multiturn=turns, chat_template=chat
         )
-        return SuiteTask(spec, task, metric, _items(task))
+        return SuiteTask(spec, task, metric, _items(task), spec.weight, tuple(data))
 
 
 def _metric(task: LocalTask, spec: TaskSpec) -> Metric:
-    offered = list(task.aggregation())
-    name = spec.metric or offered[0]
-    if name not in offered:
-        raise EvaluationError(f"task {spec.task} has no metric '{name}'; it has: {', '.join(offered)}")
-    return metric_named(name)
+    usable = {name: metric for name in task.aggregation() if (metric := _usable(task, name)) is not None}
+    name = spec.metric or next(iter(usable), None)
+    if name is None or name not in usable:
+        known = ", ".join(usable) or "none"
+        wrong = (
+            f"no metric '{name}'" if name not in task.aggregation() else f"a metric '{name}' that is no mean of items"
+        )
+        fix = "give the task another metric, or leave it out" if usable else "choose another task"
+        raise EvaluationError(f"task {spec.task} has {wrong}; it has: {known}; {fix}")
+    return usable[name]
+
+
+def _usable(task: LocalTask, name: str) -> Metric | None:
+    """How the metric becomes a number from 0 to 1 for each item; none if it is one number for all items."""
+    is_mean = task.aggregation()[name] is mean and task.higher_is_better().get(name) is not False
+    return metric_named(name) or (mean_of(name) if is_mean else None)
 
 
 def _check_filter(task: LocalTask, spec: TaskSpec) -> None:

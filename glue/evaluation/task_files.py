@@ -19,8 +19,8 @@ DATA_FILES = "data_files"
 class TaskFolder:
     """The tasks in the YAML files below a folder, by name."""
 
-    def __init__(self, root: Path, data: Path | None = None) -> None:
-        """Index the folder. Data files lie beside their YAML, or in the folder `data`.
+    def __init__(self, root: Path, data: Path | None = None, *, data_are_elsewhere: bool = False) -> None:
+        """Index the folder. Data files lie beside their YAML, or in the folder `data`, or somewhere else altogether.
 
         Raises:
             EvaluationError: it is not a folder.
@@ -29,12 +29,16 @@ class TaskFolder:
             if not given.is_dir():
                 raise EvaluationError(f"the task folder {given} does not exist; check include_path")
         self.root = root.resolve()
+        self.data_are_elsewhere = data_are_elsewhere
         self._data_root = data.resolve() if data else None
         self._files: dict[str, list[Path]] = {}
         self._unread: list[Path] = []
         for path in files_below(self.root):
             if path.suffix == ".yaml":
                 self._index(path)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
 
     def read(self, name: str) -> TaskFile:
         """The task of that name, its includes merged in, its data files resolved against their own file's folder.
@@ -99,7 +103,10 @@ class TaskFolder:
         files = settings[DATA_FILES]
         # As in `datasets`: files without the name of a split are its split `train`.
         splits = files if isinstance(files, dict) else {"train": files}
-        resolved = {str(split): self._data(path, given) for split, given in splits.items()}
+        resolved = {
+            str(split): [str(given)] if self.data_are_elsewhere else self._data(path, given)
+            for split, given in splits.items()
+        }
         return config | {"dataset_kwargs": settings | {DATA_FILES: resolved}}
 
     def _data(self, path: Path, given: Any) -> list[str]:

@@ -1,6 +1,6 @@
-"""A user's task file as one of lm-eval's own task objects, with its templates in the sandbox."""
+"""A task as one of lm-eval's own task objects, over items that were read, with its templates in the sandbox."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,14 +9,15 @@ from lm_eval.api.metrics import mean
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.utils import apply_template
 
+from glue.evaluation.installed import hub_splits, installed_config
 from glue.evaluation.metrics import FIRST_TRY
-from glue.evaluation.sandbox import check_sandbox, run_program
+from glue.evaluation.sandbox import Limits, check_sandbox, run_program
 from glue.evaluation.task_data import read_split
 from glue.evaluation.task_files import TaskFolder
 from glue.evaluation.task_schema import CodeSettings, TaskFile
 from glue.evaluation.templates import sandbox_templates
-from glue.sandbox.programs import Limits
 from glue.specs.errors import EvaluationError, GlueError
+from glue.specs.suite import TaskData
 
 
 class LocalTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval ships no types
@@ -46,8 +47,31 @@ class LocalTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval ships no typ
         return offered if self.code is None else {FIRST_TRY: mean}
 
 
-def load_task(folder: TaskFolder, name: str, num_fewshot: int | None = None, *, fixed_shots: bool = False) -> LocalTask:
+def load_installed(
+    name: str, data: Sequence[TaskData], num_fewshot: int | None = None, *, fixed_shots: bool = False
+) -> LocalTask:
+    """lm-eval's own task of that name over the data that were downloaded for it.
+
+    Raises:
+        EvaluationError: there is no such task, it cannot be used here, or its data are not here.
+    """
+    sandbox_templates()
+    with blamed_on(name):
+        config = installed_config(name, num_fewshot)
+        return LocalTask(_with_fixed_shots(config, fixed_shots), hub_splits(name, data))
+
+
+def load_task(
+    folder: TaskFolder,
+    name: str,
+    num_fewshot: int | None = None,
+    data: Sequence[TaskData] = (),
+    *,
+    fixed_shots: bool = False,
+) -> LocalTask:
     """The task of that name; `num_fewshot` replaces the file's own, `fixed_shots` takes the first examples.
+
+    `data` are what a folder without data takes in place of its own files.
 
     Raises:
         EvaluationError: the file, its data or its templates are wrong, examples would give answers away, or the
@@ -57,17 +81,23 @@ def load_task(folder: TaskFolder, name: str, num_fewshot: int | None = None, *, 
     if file.code is not None:
         check_sandbox(file.code.language)
     sandbox_templates()
-    splits = {
-        split: read_split(file.dataset_path, file.dataset_kwargs.data_files[split]) for split in file.used_splits()
-    }
+    splits = hub_splits(name, data) if folder.data_are_elsewhere else _local_splits(file)
     config = file.config()
     config["num_fewshot"] = (file.num_fewshot or 0) if num_fewshot is None else num_fewshot
-    if fixed_shots:
-        config["fewshot_config"] = {**config.get("fewshot_config", {}), "sampler": "first_n"}
+    config = _with_fixed_shots(config, fixed_shots)
     if config["num_fewshot"]:
         _check_shots(file)
     with blamed_on(name):
         return LocalTask(config, splits, file.code)
+
+
+def _local_splits(file: TaskFile) -> dict[str, Dataset]:
+    files = file.dataset_kwargs.data_files
+    return {split: read_split(file.dataset_path, files[split]) for split in file.used_splits()}
+
+
+def _with_fixed_shots(config: dict[str, Any], fixed: bool) -> dict[str, Any]:
+    return config | {"fewshot_config": {**config.get("fewshot_config", {}), "sampler": "first_n"}} if fixed else config
 
 
 @contextmanager

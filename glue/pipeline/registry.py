@@ -14,6 +14,7 @@ Advance = Callable[[UnitRequest, Any], UnitOutcome]
 
 RUNS: dict[str, Run] = {
     "resolve.download": resolve.fetch,
+    "resolve.data": resolve.fetch_data,
     "resolve.inspect": resolve.inspect,
     "similarity.compare": similarity.compare,
     "similarity.measure": similarity.measure,

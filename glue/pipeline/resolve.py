@@ -15,6 +15,7 @@ from glue.plans.model_glue import inspect_units
 from glue.references.adapters import check_adapter
 from glue.references.folders import folder_commit, read_config
 from glue.references.headers import TensorInfo, folder_tensors
+from glue.references.hub_datasets import download_data
 from glue.references.hub_download import download
 from glue.references.signature import signature, tokenizer_digest
 from glue.specs.errors import IncompatibleModelsError, InvalidInputError, Problem
@@ -88,6 +89,18 @@ def fetch(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
     repo, commit = str(payload["repo"]), str(payload["commit"])
     folder = download(repo, commit, context.hub_access(), context.progress, convert_in_a_process)
     return UnitOutcome({"name": payload["name"], "files": len(list(folder.iterdir()))})
+
+
+def fetch_data(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
+    """Files of a data set from the Hub; what is there already is not fetched again.
+
+    Raises:
+        GlueError: as `glue.references.hub_datasets.download_data`.
+    """
+    payload = request.payload
+    repo, paths = str(payload["repo"]), [str(path) for path in payload["paths"]]
+    download_data(repo, str(payload["commit"]), paths, context.hub_access(), context.progress)
+    return UnitOutcome({"name": repo, "files": len(paths)})
 
 
 def advance(request: UnitRequest, spec: JobSpec) -> UnitOutcome:

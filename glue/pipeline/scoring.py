@@ -62,7 +62,9 @@ def _suites(spec: JobSpec, context: Context) -> dict[str, Suite]:
     for name in ("proxy", "report"):
         _check_unchanged(name, spec)
     tokenizer = zoo_tokenizer(spec, context)
-    proxy, report = load_suite(spec.proxy, tokenizer), load_suite(spec.report, tokenizer)
+    proxy, report = (
+        load_suite(spec.suite(name), tokenizer, spec.suite_data.get(name, ())) for name in ("proxy", "report")
+    )
     check_disjoint(proxy, report)
     return {"proxy": proxy, "report": report}
 

@@ -114,6 +114,25 @@ def _resolve_units(spec: JobSpec, family: str, known: Outcomes) -> tuple[UnitPla
     return inspect_units(spec)
 
 
+def _arrivals(spec: JobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:
+    """What comes from the Hub first; without any of that, the models are looked into at once."""
+    models = _resolve_units(spec, family, known)
+    fetched = tuple(unit for unit in models if unit.kind == "resolve.download")
+    return (*fetched, *data_units(spec)) or models
+
+
+def data_units(spec: JobSpec) -> tuple[UnitPlan, ...]:
+    """The units that fetch both suites' data sets, one for each repository at a commit."""
+    wanted: dict[tuple[str, str], dict[str, None]] = {}
+    for task in (task for suite in sorted(spec.suite_data) for task in spec.suite_data[suite]):
+        paths = wanted.setdefault((task.repo, task.commit), {})
+        paths.update(dict.fromkeys(path for split in task.splits.values() for path in split))
+    return tuple(
+        unit("resolve.data", {"repo": repo, "commit": commit, "paths": sorted(paths)})
+        for (repo, commit), paths in wanted.items()
+    )
+
+
 def inspect_units(spec: JobSpec) -> tuple[UnitPlan, ...]:
     """The units that look into every entry's folder, in zoo order."""
     return tuple(unit("resolve.inspect", {"name": model.name, "commit": model.commit}) for model in spec.models)
@@ -168,7 +187,7 @@ def _candidate(name: str, expression: Member | Merge) -> dict[str, Any]:
 
 
 CHAIN = (
-    StageKind("resolve", (), False, _resolve_units),
+    StageKind("resolve", (), False, _arrivals),
     StageKind("similarity", ("resolve",), False, _similarity_units),
     StageKind("baselines", ("similarity",), False, _baseline_units),
     StageKind("search", ("baselines",), True, _none_yet),

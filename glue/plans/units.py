@@ -19,6 +19,7 @@ WORKER_CLASSES = {
     "mixture.build": WorkerClass.CPU,
     "report.write": WorkerClass.CPU,
     "resolve.download": WorkerClass.HUB,
+    "resolve.data": WorkerClass.HUB,
     "publish.push": WorkerClass.HUB,
 }
 

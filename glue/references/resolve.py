@@ -9,6 +9,7 @@ from pathlib import Path
 
 from glue.references.findings import Findings
 from glue.references.hub_access import HubAccess
+from glue.references.hub_datasets import DataSets
 from glue.references.hub_target import check_target
 from glue.references.licences import combine, licences_of
 from glue.references.models import FoundModel, check_one_tokenizer, find_models
@@ -60,8 +61,11 @@ def examine_job(
     models = find_models(zoo, roots, findings, hub)
     check_one_tokenizer(models, findings)
     _check_base(request, zoo, findings)
-    proxy, proxy_commit = find_tasks(request.proxy, "/proxy", roots, findings)
-    report, report_commit = find_tasks(request.report, "/report", roots, findings)
+    data = DataSets(hub) if hub else None
+    suites = {
+        name: find_tasks(suite, f"/{name}", roots, findings, data)
+        for name, suite in (("proxy", request.proxy), ("report", request.report))
+    }
     if request.publish is not None:
         check_publish(request.publish, models, findings, hub)
     if findings.problems:
@@ -75,9 +79,10 @@ def examine_job(
         search=request.search,
         mixture=request.mixture,
         output=request.output,
-        proxy=proxy,
-        report=report,
-        suite_commits={name: commit for name, commit in commits.items() if commit is not None},
+        proxy=suites["proxy"].spec,
+        report=suites["report"].spec,
+        suite_commits={name: suite.commit for name, suite in suites.items() if suite.commit is not None},
+        suite_data={name: suite.data for name, suite in suites.items() if suite.data},
         publish=request.publish,
     )
     return Examination(findings, models, spec)

@@ -8,7 +8,7 @@ from glue.specs.base import Name, Spec
 from glue.specs.expression import Candidate
 from glue.specs.publish import PublishSpec
 from glue.specs.search import HeuristicCoefficient, SearchSpec
-from glue.specs.suite import SuiteSpec
+from glue.specs.suite import SuiteSpec, TaskData
 from glue.specs.zoo import ZooSpec
 
 SPEC_VERSION: Literal[1] = 1
@@ -131,7 +131,8 @@ class JobSpec(Spec):
     """The stored spec: immutable, complete, resolved. Everything that decides the result is in it.
 
     `commit` of a local folder is the digest of its file names, sizes and small files; the content digest
-    of the weights is found by the stage `resolve`. `suite_commits` does the same for task folders.
+    of the weights is found by the stage `resolve`. `suite_commits` does the same for task folders; `suite_data` says
+    where the data of tasks from the Hub lie.
     """
 
     version: Literal[1] = SPEC_VERSION
@@ -146,6 +147,7 @@ class JobSpec(Spec):
     proxy: SuiteSpec
     report: SuiteSpec
     suite_commits: dict[str, str] = {}
+    suite_data: dict[str, tuple[TaskData, ...]] = Field(default={}, exclude_if=lambda data: not data)
     publish: PublishSpec | None = None
     warm_start: WarmStart | None = None
 

@@ -1,18 +1,24 @@
 """A suite: the tasks, items, metrics and weights that a score is made of."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from glue.specs.base import Spec
 
+# A key that says nothing is not written down, so that specs without it stay what they were.
+_absent: Callable[[Any], bool] = lambda value: not value  # noqa: E731  (pydantic takes a function)
+
 
 class TaskSpec(Spec):
-    """One lm-eval task.
+    """One lm-eval task: of the task folder, or else of lm-eval's own, which may also be a group or a tag.
 
     `limit` takes that many items, drawn with the suite's seed; `items` takes those at these places of the data,
     from 0; none of both takes all. `fixed_shots` gives every item the first examples instead of drawn ones.
-    `metric` and `filter` name one of the task's; without them its first counts.
+    `metric` and `filter` name one of the task's; without them its first counts. `revision` is the branch, tag or
+    commit of the data set on the Hub, which a job stores as a commit. A group becomes its tasks, which carry its name
+    as `group` and share its `weight` by their numbers of items.
     """
 
     task: str = Field(min_length=1, max_length=200)
@@ -23,6 +29,8 @@ class TaskSpec(Spec):
     metric: str | None = None
     filter: str | None = None
     weight: float = Field(default=1.0, gt=0)
+    revision: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$", exclude_if=_absent)
+    group: str | None = Field(default=None, exclude_if=_absent)
 
     @model_validator(mode="after")
     def _items_are_named_once(self) -> Self:
@@ -56,7 +64,8 @@ PRESETS = {
 class SuiteSpec(Spec):
     """Tasks and how they are scored.
 
-    `suite` takes the tasks of a preset, whose data files lie in `include_path`; `tasks` may then choose among them.
+    `suite` takes the tasks of a preset, whose data files lie in `include_path` or else come from the Hub; `tasks` may
+    then choose among them. A task may be written as its name alone.
 
     `threads` and `batch` are part of what a score means and never follow the machine. With `chat_template` the
     tokenizer's template renders every prompt, with the examples as turns of their own.
@@ -64,7 +73,7 @@ class SuiteSpec(Spec):
 
     suite: Literal["paper_proxy", "paper_report"] | None = None
     include_path: str | None = None
-    tasks: tuple[TaskSpec, ...] = Field(min_length=1, max_length=64)
+    tasks: tuple[TaskSpec, ...] = Field(min_length=1, max_length=1024)
     batch: int = Field(default=32, ge=1, le=4096)
     threads: int = Field(default=1, ge=1, le=256)
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -78,10 +87,17 @@ class SuiteSpec(Spec):
             return data | {"tasks": [{"task": name} for name in PRESETS[data["suite"]]]}
         return data
 
+    @model_validator(mode="before")
+    @classmethod
+    def _names_are_tasks(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("tasks"), list | tuple):
+            return data | {"tasks": [{"task": task} if isinstance(task, str) else task for task in data["tasks"]]}
+        return data
+
     @model_validator(mode="after")
     def _tasks_are_the_presets(self) -> Self:
         known = PRESETS[self.suite] if self.suite else ()
-        unknown = [task.task for task in self.tasks if self.suite and task.task not in known]
+        unknown = [task.task for task in self.tasks if self.suite and (task.group or task.task) not in known]
         if unknown:
             raise ValueError(f"{self.suite} has no task {unknown[0]}; its tasks are: {', '.join(known)}")
         return self
@@ -92,3 +108,13 @@ class SuiteSpec(Spec):
         if len(set(names)) != len(names):
             raise ValueError("a task appears twice; give it once, with one limit and one weight")
         return self
+
+
+class TaskData(Spec):
+    """Where a task's splits lie that come from the Hub: a repository at a commit, and paths below `folder`."""
+
+    task: str
+    repo: str
+    commit: str
+    folder: str
+    splits: dict[str, tuple[str, ...]]

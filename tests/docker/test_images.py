@@ -136,7 +136,7 @@ def test_the_steps_of_the_api_image(tmp_path: Path) -> None:
     packages = tmp_path / "opt" / "venv" / "lib" / "python3.11" / "site-packages"
     size = sum(file.lstat().st_size for file in packages.rglob("*")) / 1e6
     assert size < API_MEGABYTES, f"{size:.0f} MB"
-    for absent in ("torch", "transformers", "lm_eval"):
+    for absent in ("torch", "transformers", "datasets"):
         assert not (packages / absent).exists()
     code = "import api.app, workers.maintenance, glue.records.migrate, glue.records.issue_key, s3fs, opentelemetry.sdk"
     check_installed(tmp_path, packages, code)

@@ -7,6 +7,8 @@ from typing import Any
 from glue.pipeline.context import Context
 from glue.pipeline.registry import run
 from glue.plans.model_glue import stages_at_submission, stages_unlocked
+from glue.plans.units import WORKER_CLASSES
+from glue.references.hub_access import HubAccess
 from glue.specs.digests import digest_of
 from glue.specs.errors import GlueError
 from glue.specs.job import JobSpec
@@ -19,6 +21,7 @@ from glue.specs.plan import (
     UnitOutcome,
     UnitPlan,
     UnitRequest,
+    WorkerClass,
 )
 
 
@@ -31,6 +34,7 @@ class InProcess:
     outcomes: list[StageOutcome] = field(default_factory=list)
     cache: dict[Any, Any] = field(default_factory=dict)
     token: int = 0
+    hub: HubAccess | None = None
 
     def run(self) -> dict[str, Any]:
         """Run to the end; gives the last stage's result."""
@@ -104,6 +108,7 @@ class InProcess:
             device="cpu",
             progress=lambda fraction, message: None,
             cache=self.cache,
+            hub=self.hub if WORKER_CLASSES[kind] is WorkerClass.HUB else None,
         )
         # Through JSON as in the service, so that nothing depends on live objects.
         again = UnitRequest.from_json(request.as_json())

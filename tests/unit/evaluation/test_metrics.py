@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glue.evaluation.metrics import metric_named
+from glue.evaluation.metrics import mean_of, metric_named
 
 
 @pytest.mark.parametrize("source", ["acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match"])
@@ -25,6 +25,8 @@ def test_every_value_is_from_zero_to_one(log_likelihood: float) -> None:
     assert 0 <= metric_named("byte_perplexity").value((log_likelihood, 0)) <= 1
 
 
-def test_other_metrics_make_no_score() -> None:
-    with pytest.raises(KeyError):
-        metric_named("bleu")
+def test_a_tasks_own_metric_counts_only_from_zero_to_one() -> None:
+    assert metric_named("bleu") is None
+    assert mean_of("strict").value(True) == 1.0
+    with pytest.raises(ValueError, match=r"gives 37\.5, and scores lie between 0 and 1"):
+        mean_of("bleu").value(37.5)

@@ -116,10 +116,12 @@ def test_an_unknown_tasks_nearest_neighbour_is_named(tmp_path: Path) -> None:
         resolve_job(request, zoo(tmp_path, "a"), [tmp_path], 0)
 
 
-def test_a_suite_without_a_folder_is_left_to_the_evaluation(tmp_path: Path) -> None:
+def test_a_suite_without_a_folder_takes_lm_evals_tasks(tmp_path: Path) -> None:
     write_model(tmp_path / "a")
-    request = job(tmp_path, proxy={"tasks": [{"task": "anything"}]})
-    assert set(resolve_job(request, zoo(tmp_path, "a"), [tmp_path], 0).suite_commits) == {"report"}
+    request = job(tmp_path, proxy={"tasks": ["anything", "arc_easy"]})
+    with pytest.raises(InvalidInputError, match="lm-eval has no task 'anything'") as refused:
+        resolve_job(request, zoo(tmp_path, "a"), [tmp_path], 0)
+    assert [problem.code for problem in refused.value.problems] == ["unknown_task", "no_hub"]
 
 
 @pytest.mark.parametrize(
