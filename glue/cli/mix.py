@@ -14,6 +14,7 @@ def mix(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make; it must not exist.")],
     shard_size: Annotated[str, typer.Option(help="The largest size of a file of weights.")] = "4GB",
     seed: Annotated[int | None, typer.Option(help="The seed of random routers where the file sets none.")] = None,
+    device: Annotated[str, typer.Option(help="Where routers learn from text: cpu, cuda, cuda:1, ...")] = "cpu",
 ) -> None:
     """Put models behind a router as CONFIG.yml says, into the folder OUT. Started again after a kill, it goes on."""
     from transformers.utils import logging
@@ -23,7 +24,7 @@ def mix(
     logging.disable_progress_bar()
     with told():
         with bar("mixing") as progress:
-            notes = mix_file(config, out, shard_bytes=bytes_of(shard_size), seed=seed, progress=progress)
+            notes = mix_file(config, out, shard_bytes=bytes_of(shard_size), seed=seed, progress=progress, device=device)
         for note in notes:
             errors.print(f"[yellow]note:[/] {note}", highlight=False)
     console.print(f"mixed into {out}", highlight=False)

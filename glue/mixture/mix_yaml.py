@@ -33,11 +33,47 @@ class MixExpert(Spec):
 
 
 class MixTraining(Spec):
-    """How a router learns whose prompt is whose; `hidden` is the width between the layers of type mlp."""
+    """How a router learns; `hidden` is the width between the layers of type mlp.
+
+    Without `data` it learns whose prompt is whose. With `data`, files of text beside the mixture file, it learns
+    from the language-model loss, beginning with what gate_mode or the prompts give; everything that follows `data`
+    is for that. A learning rate is then about how far a step moves a logit. `lr` is another name of `learning_rate`.
+    """
 
     hidden: int = Field(default=64, ge=1, le=65536)
     steps: int = Field(default=300, ge=1, le=100_000)
-    learning_rate: Number = Field(default=0.01, gt=0, le=1)
+    learning_rate: Number | None = Field(default=None, gt=0, le=10)
+    data: tuple[str, ...] = ()
+    batch: int = Field(default=8, ge=1, le=65536)
+    accumulate: int = Field(default=1, ge=1, le=65536)
+    length: int = Field(default=512, ge=2, le=1_000_000)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Number = Field(default=0.1, ge=0, le=1)
+    balance: Number = Field(default=0.01, ge=0, le=100)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    save_every: int = Field(default=50, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        if "lr" in value and "learning_rate" not in value:
+            value = {("learning_rate" if key == "lr" else key): inner for key, inner in value.items()}
+        return value | {"data": [value["data"]]} if isinstance(value.get("data"), str) else value
+
+    @model_validator(mode="after")
+    def _settings_have_data(self) -> Self:
+        alone = {"hidden", "steps", "learning_rate", "data"}
+        unused = sorted(self.model_fields_set - alone)
+        if unused and not self.data:
+            raise ValueError(f"{unused[0]} is for training on text; name the files in data, or leave it out")
+        return self
+
+    @property
+    def rate(self) -> float:
+        """The learning rate, or what is usual for this form of training."""
+        return self.learning_rate or (0.1 if self.data else 0.01)
 
 
 class MixRouter(Spec):
@@ -87,10 +123,14 @@ class MixFile(Spec):
         routed = "token" if self.level == "ffn" else "sample"
         if self.router.input not in (None, routed):
             raise ValueError(f"level {self.level} routes each {routed}; set router.input to {routed} or leave it out")
-        if self.level == "ffn" and self.router.training:
-            raise ValueError("routers of level ffn are linear and come from gate_mode; leave router.type and train out")
-        if self.draws_gates and self.router.training:
+        if self.level == "ffn" and self.router.type == "mlp":
+            raise ValueError("routers of level ffn are linear; leave router.type out")
+        if self.level == "ffn" and self.router.training and not self.texts:
+            raise ValueError("routers of level ffn learn from text alone; name it in router.train.data")
+        if self.draws_gates and self.router.training and not self.texts:
             raise ValueError("a router is drawn or trained, not both; leave out gate_mode or router.type and train")
+        if self.draws_gates and self.router.type == "mlp":
+            raise ValueError("a router of type mlp is not drawn: it learns from prompts, text, or both")
         if self.level == "model" and not self.dense_layers and self.trunk == "mean":
             raise ValueError("level model shares no weights, so there is nothing for trunk: mean")
         if self.top_k > len(self.experts):
@@ -104,6 +144,11 @@ class MixFile(Spec):
         if self.level != "ffn" and any(expert.negative_prompts for expert in self.experts):
             raise ValueError("negative_prompts are for level ffn; with sample input the experts oppose each other")
         return self
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The files that routers learn from with the language-model loss."""
+        return self.router.train.data if self.router.train else ()
 
     @property
     def draws_gates(self) -> bool:

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from glue.checkpoints.architecture import meta_model
 from glue.checkpoints.disk import TOKEN, give_name, work_folder
 from glue.checkpoints.dtypes import config_dtype
-from glue.checkpoints.manifest import write_manifest
+from glue.checkpoints.manifest import file_sha256, write_manifest
 from glue.checkpoints.writer import Progress
 from glue.merging.merged_checkpoint import Locate
 from glue.merging.mergekit_yaml import ModelReference
@@ -31,6 +31,7 @@ from glue.mixture.gates import (
     random_gates,
     uniform_gates,
 )
+from glue.mixture.language_training import LanguageTraining
 from glue.mixture.load import load_model
 from glue.mixture.mix_yaml import MixFile, read_mix_file
 from glue.mixture.router import (
@@ -41,7 +42,15 @@ from glue.mixture.router import (
     prototypes,
     read_embedding,
 )
-from glue.mixture.training import RouterTraining, train_layer_routers, train_router
+from glue.mixture.trained import train_mixture
+from glue.mixture.training import (
+    RouterTraining,
+    train_layer_routers,
+    train_router,
+    untrained_layer_routers,
+    untrained_router,
+)
+from glue.mixture.training_text import read_examples
 from glue.mixture.writing import ExpertSource, Output
 from glue.references.folders import folder_commit, read_config
 from glue.references.signature import has_tokenizer, tokenizer_digest
@@ -49,6 +58,11 @@ from glue.specs.digests import digest_of
 from glue.specs.errors import IncompatibleModelsError, InvalidInputError, Problem
 
 DEFAULT_SEED = 0
+
+# Texts whose mean is the centre of routers that begin without prompts.
+_FIRST_TEXTS = 64
+# Where routers learn from text, the part of the progress before that.
+_BUILDING = 0.3
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,8 @@ class _Mix:
     experts: tuple[ExpertSource, ...]
     dtype: str
     seed: int
+    texts: tuple[Path, ...]
+    device: str
 
     @property
     def trunk(self) -> ExpertSource | None:
@@ -69,12 +85,46 @@ class _Mix:
     def prompts(self) -> tuple[ExpertPrompts, ...]:
         return tuple(ExpertPrompts(each.positive_prompts, each.negative_prompts) for each in self.file.experts)
 
-    def training(self) -> RouterTraining | None:
+    @property
+    def begins_without_prompts(self) -> bool:
+        """Whether text alone says what the experts are for."""
+        return bool(self.texts) and not any(each.positive_prompts for each in self.file.experts)
+
+    @property
+    def inner_size(self) -> int:
         chosen = self.file.router.training
-        if chosen is None:
+        return chosen.hidden if chosen and self.file.router.type == "mlp" else 0
+
+    def training(self) -> RouterTraining | None:
+        """How routers learn from prompts; none where prototypes make them."""
+        chosen = self.file.router.training
+        if chosen is None or (self.texts and not self.inner_size):
             return None
-        inner = chosen.hidden if self.file.router.type == "mlp" else 0
-        return RouterTraining(inner, chosen.steps, chosen.learning_rate, self.seed)
+        if self.texts:
+            return RouterTraining(self.inner_size, seed=self.seed)
+        return RouterTraining(self.inner_size, chosen.steps, chosen.rate, self.seed)
+
+    def language_training(self) -> LanguageTraining:
+        """How routers learn from text."""
+        chosen = self.file.router.train
+        assert chosen is not None, "who names texts says how to train"
+        return LanguageTraining(
+            steps=chosen.steps,
+            learning_rate=chosen.rate,
+            batch=chosen.batch,
+            accumulate=chosen.accumulate,
+            schedule=chosen.schedule,
+            warmup=chosen.warmup,
+            balance=chosen.balance,
+            autocast=chosen.precision == "bfloat16",
+            save_every=chosen.save_every,
+            seed=self.seed,
+        )
+
+    @property
+    def length(self) -> int:
+        """At most so many tokens of a text."""
+        return self.file.router.train.length if self.file.router.train else 0
 
     def layers_and_hidden(self) -> tuple[int, int]:
         config = meta_model(read_config(self.base.folder)).config
@@ -88,11 +138,14 @@ class _Mix:
         return load_model(self.base.folder, config_dtype(stored_dtype(self.base.folder)), "cpu")
 
 
-def mix_file(path: Path, out: Path, *, shard_bytes: int, seed: int | None, progress: Progress) -> tuple[str, ...]:
+def mix_file(
+    path: Path, out: Path, *, shard_bytes: int, seed: int | None, progress: Progress, device: str = "cpu"
+) -> tuple[str, ...]:
     """Run the mixture file at `path` into the folder `out`, which must not exist yet; gives notes for the user.
 
-    A run that was killed goes on at its first missing shard when it is started again with the same inputs.
-    The seed of the file, then `seed`, then 0 decides what is random.
+    A run that was killed goes on at its first missing shard, or at the last saved step of its training, when it is
+    started again with the same inputs. The seed of the file, then `seed`, then 0 decides what is random. Routers
+    that learn from text do so on `device`.
 
     Raises:
         InvalidInputError: the file is wrong, a model is not a folder, or `out` exists.
@@ -107,9 +160,20 @@ def mix_file(path: Path, out: Path, *, shard_bytes: int, seed: int | None, progr
         return model_folders(reference, path.parent)
 
     names = [locate(expert.source_model)[0].name for expert in file.experts]
-    work = work_folder(out, inputs_digest(file, locate, names, shard_bytes, seed))
+    texts = _text_files(file, path.parent)
+    inputs = [inputs_digest(file, locate, names, shard_bytes, seed), *map(file_sha256, texts), device if texts else ""]
+    work = work_folder(out, digest_of(inputs))
     notes = write_mix(
-        file, locate, work, names=names, shard_bytes=shard_bytes, seed=seed, token=TOKEN, progress=progress
+        file,
+        locate,
+        work,
+        names=names,
+        shard_bytes=shard_bytes,
+        seed=seed,
+        token=TOKEN,
+        progress=progress,
+        texts=texts,
+        device=device,
     )
     give_name(work, out)
     return notes
@@ -125,23 +189,52 @@ def write_mix(
     seed: int | None,
     token: int,
     progress: Progress,
+    texts: Sequence[Path] = (),
+    device: str = "cpu",
 ) -> tuple[str, ...]:
     """Build a mixture in the folder `out` itself, where an earlier run may have left shards; gives notes for the user.
 
     `locate` finds the folders of what the file names; `names` are what the experts are called, in the file's order.
-    The folder is verified and complete with its manifest.
+    `texts` are the files that its routers learn from, on `device`. The folder is verified and complete with its
+    manifest.
 
     Raises:
         InvalidInputError: a folder or a number is wrong.
         IncompatibleModelsError: the models do not fit together, or the result would not be finite.
         DiskFullError: there is no space; nothing that looks finished is left.
     """
-    mix = _found(file, locate, names, seed)
+    if file.texts and not texts:
+        raise _invalid("/router/train/data", "there is no text to train routers on here", "mix with glue mix")
+    mix = _found(file, locate, names, seed, tuple(texts), device)
     _check_dense_layers(mix)
-    output = Output(out, shard_bytes, token, progress)
-    notes = (*_tokenizer_note(mix), *_LEVELS[file.level](mix, output))
+    notes = (*_tokenizer_note(mix), *_built(mix, Output(out, shard_bytes, token, progress)))
     write_manifest(out, token)
     return notes
+
+
+def _built(mix: _Mix, output: Output) -> tuple[str, ...]:
+    build = _LEVELS[mix.file.level]
+    if not mix.texts:
+        return build(mix, output)
+    notes = build(mix, output.part(0.0, _BUILDING))
+    learned = train_mixture(
+        output.part(_BUILDING, 1.0),
+        mix.texts,
+        mix.language_training(),
+        experts=[expert.name for expert in mix.experts],
+        length=mix.length,
+        device=mix.device,
+    )
+    return (*notes, *learned)
+
+
+def _text_files(file: MixFile, relative_to: Path) -> tuple[Path, ...]:
+    texts = tuple((relative_to / name).resolve() for name in file.texts)
+    for index, (name, path) in enumerate(zip(file.texts, texts, strict=True)):
+        if not path.is_file():
+            fix = "give the path of a .jsonl or .parquet file, from the mixture file's own folder"
+            raise _invalid(f"/router/train/data/{index}", f"{name} is not a file", fix)
+    return texts
 
 
 def inputs_digest(file: MixFile, locate: Locate, names: Sequence[str], shard_bytes: int, seed: int | None) -> str:
@@ -162,11 +255,13 @@ def inputs_digest(file: MixFile, locate: Locate, names: Sequence[str], shard_byt
     )
 
 
-def _found(file: MixFile, locate: Locate, names: Sequence[str], seed: int | None) -> _Mix:
+def _found(
+    file: MixFile, locate: Locate, names: Sequence[str], seed: int | None, texts: tuple[Path, ...], device: str
+) -> _Mix:
     base = _source(file.base_model, locate, "base")
     named = zip(file.experts, names, strict=True)
     experts = tuple(_source(expert.source_model, locate, name) for expert, name in named)
-    return _Mix(file, base, experts, file.dtype or stored_dtype(base.folder), _seed(file, seed))
+    return _Mix(file, base, experts, file.dtype or stored_dtype(base.folder), _seed(file, seed), texts, device)
 
 
 def _seed(file: MixFile, seed: int | None) -> int:
@@ -216,12 +311,15 @@ def _ffn(mix: _Mix, output: Output) -> tuple[str, ...]:
         token=output.token,
         progress=output.progress,
     )
-    return _degenerate_note(gates)
+    return () if mix.texts else _degenerate_note(gates)
 
 
 def _gates(mix: _Mix) -> Tensor:
+    layers, hidden = mix.layers_and_hidden()
     if mix.file.draws_gates:
-        return _drawn(mix, *mix.layers_and_hidden())
+        return _drawn(mix, layers, hidden)
+    if mix.begins_without_prompts:
+        return uniform_gates(layers, len(mix.experts), hidden, mix.seed)
     mode = "hidden" if mix.file.gate_mode == "hidden_last" else mix.file.gate_mode
     return prompt_gates(mix.base_model(), mix.tokenizer(), mix.prompts, cast(GateMode, mode))
 
@@ -238,10 +336,8 @@ def _block(mix: _Mix, output: Output, *, decide_once: bool = False) -> tuple[str
         gates = _drawn(mix, layers, hidden)[decided]
         router = RouterWeights(gates, torch.zeros(len(gates), hidden))
     else:
-        states, assignment = _pooled(mix, partial(pool_layer_states, mix.base_model()))
-        training = mix.training()
-        learn = partial(train_layer_routers, training=training) if training else layer_prototypes
-        router = learn(states[:, decided], assignment, len(mix.experts))
+        model = mix.base_model()
+        router = _first_router(mix, lambda ids: pool_layer_states(model, ids)[:, decided], _IN_LAYERS)
     build_block_mixture(
         output.folder,
         mix.experts,
@@ -267,10 +363,7 @@ def _model(mix: _Mix, output: Output) -> tuple[str, ...]:
         hidden = embedding.shape[1]
         router = RouterWeights(_drawn(mix, 1, hidden)[0], torch.zeros(hidden))
     else:
-        features, assignment = _pooled(mix, partial(pool_features, embedding))
-        training = mix.training()
-        learn = partial(train_router, training=training) if training else prototypes
-        router = learn(features, assignment, len(mix.experts))
+        router = _first_router(mix, partial(pool_features, embedding), _OF_MODELS)
     build_mixture(
         output.folder,
         mix.experts,
@@ -287,6 +380,34 @@ def _model(mix: _Mix, output: Output) -> tuple[str, ...]:
 
 
 _LEVELS: dict[str, Callable[[_Mix, Output], tuple[str, ...]]] = {"ffn": _ffn, "block": _block, "model": _model}
+
+
+@dataclass(frozen=True)
+class _Ways:
+    """How routers of a level come about from pooled contexts."""
+
+    prototypes: Callable[[Tensor, Sequence[int | None], int], RouterWeights]
+    trained: Callable[[Tensor, Sequence[int | None], int, RouterTraining], RouterWeights]
+    untrained: Callable[[Tensor, int, RouterTraining], RouterWeights]
+
+
+_OF_MODELS = _Ways(prototypes, train_router, untrained_router)
+_IN_LAYERS = _Ways(layer_prototypes, train_layer_routers, untrained_layer_routers)
+
+
+def _first_router(mix: _Mix, pool: Callable[[Tensor], Tensor], ways: _Ways) -> RouterWeights:
+    """The router that prompts give, or where there are none, one that is still to learn everything from text."""
+    if mix.begins_without_prompts:
+        examples = read_examples(
+            mix.texts, mix.tokenizer(), length=mix.length, most=_FIRST_TEXTS * len(mix.experts), seed=mix.seed
+        )
+        features = torch.cat([pool(torch.tensor([example.ids[: example.deciding]])) for example in examples])
+        return ways.untrained(features, len(mix.experts), RouterTraining(mix.inner_size, seed=mix.seed))
+    features, assignment = _pooled(mix, pool)
+    training = mix.training()
+    if training:
+        return ways.trained(features, assignment, len(mix.experts), training)
+    return ways.prototypes(features, assignment, len(mix.experts))
 
 
 def _pooled(mix: _Mix, pool: Callable[[Tensor], Tensor]) -> tuple[Tensor, Sequence[int]]:
@@ -307,7 +428,7 @@ def _degenerate_note(gates: Tensor) -> tuple[str, ...]:
 
 
 def _silent_note(mix: _Mix, router: RouterWeights) -> tuple[str, ...]:
-    if mix.training() or (router.weight.norm(dim=-1) > 0.5).all():
+    if mix.training() or mix.texts or (router.weight.norm(dim=-1) > 0.5).all():
         return ()
     return ("some experts' prompts do not differ from the others', so the router cannot choose them",)
 

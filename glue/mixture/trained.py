@@ -12,7 +12,6 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from glue.checkpoints.disk import write_whole
 from glue.checkpoints.replace import replace_tensors
-from glue.checkpoints.writer import Progress
 from glue.mixture.language_training import LanguageTraining, Trained, train_routers
 from glue.mixture.load import load_model
 from glue.mixture.training_text import read_examples
@@ -75,13 +74,9 @@ def _learn(output: Output, texts: Sequence[Path], training: LanguageTraining, le
     examples = read_examples(texts, tokenizer, length=length, most=most, seed=training.seed)
     model = load_model(folder, torch.bfloat16 if training.autocast else torch.float32, device)
     state, token = folder / STATE_FILE, output.token
-    found = train_routers(model, examples, training, state, token, _part(output, 0.0, _LEARNING))
-    replace_tensors(folder, _stored_routers(model), token, _part(output, _LEARNING, 1.0))
+    found = train_routers(model, examples, training, state, token, output.part(0.0, _LEARNING).progress)
+    replace_tensors(folder, _stored_routers(model), token, output.part(_LEARNING, 1.0).progress)
     return found
-
-
-def _part(output: Output, start: float, end: float) -> Progress:
-    return lambda done, text: output.progress(start + (end - start) * done, text)
 
 
 def _stored_routers(model: PreTrainedModel) -> dict[str, Tensor]:

@@ -60,6 +60,21 @@ def train_layer_routers(
     return stacked([train_router(layer, assignment, experts, training) for layer in states.unbind(1)])
 
 
+def untrained_router(features: Tensor, experts: int, training: RouterTraining) -> RouterWeights:
+    """Where learning from text begins without prompts: layers drawn with the seed, over features around their mean.
+
+    `features` is contexts x hidden, as `pool_features` gives them.
+    """
+    centre = features.double().mean(0)
+    size = (features.double() - centre).square().mean().sqrt().clamp(min=1e-8)
+    return _weights(_network(features.shape[1], experts, training), centre.float(), float(size))
+
+
+def untrained_layer_routers(states: Tensor, experts: int, training: RouterTraining) -> RouterWeights:
+    """The same for routers in layers: `states` is contexts x layers x hidden."""
+    return stacked([untrained_router(layer, experts, training) for layer in states.unbind(1)])
+
+
 def _network(hidden: int, experts: int, training: RouterTraining) -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)

@@ -1,8 +1,9 @@
 """Writing a mixture's folder: weights, then what stands beside them, then verification. Knows no level."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from torch import Tensor
 
@@ -31,6 +32,10 @@ class Output:
     token: int
     progress: Progress
 
+    def part(self, start: float, end: float) -> Self:
+        """The same output, for work that is only this part of the whole."""
+        return replace(self, progress=lambda done, text: self.progress(start + (end - start) * done, text))
+
 
 def write_mixture(
     output: Output,
@@ -50,8 +55,7 @@ def write_mixture(
         produce,
         shard_bytes=output.shard_bytes,
         token=output.token,
-        progress=lambda done, text: output.progress(_WRITING * done, text),
+        progress=output.part(0.0, _WRITING).progress,
     )
     write_companions()
-    rest = 1 - _WRITING
-    verify_checkpoint(output.folder, planned, lambda done, text: output.progress(_WRITING + rest * done, text))
+    verify_checkpoint(output.folder, planned, output.part(_WRITING, 1.0).progress)

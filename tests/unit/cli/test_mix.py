@@ -1,12 +1,16 @@
 """`glue mix`: a file becomes a mixture of its level, or a person is told what to mend."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from glue.checkpoints.manifest import read_manifest, verify_manifest
@@ -124,6 +128,82 @@ def test_routers_that_tell_nobody_apart_are_told(zoo: Path) -> None:
     assert "the router cannot choose them" in run(zoo, same_tokens)[1]
 
 
+def with_text(zoo: Path, level: str, **train: Any) -> Config:
+    """A mixture whose routers learn from text beside the file."""
+    rows = [{"prompt": f"{number}+{number}=", "response": str(2 * number)} for number in range(20)]
+    rows += [{"prompt": f"def f{number}(x):", "response": "return x"} for number in range(20)]
+    (zoo / "text.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return mixture(level=level, router={"train": {"data": "text.jsonl", "steps": 6, "lr": 0.3, "batch": 40} | train})
+
+
+@pytest.mark.parametrize("level", ["ffn", "block", "model"])
+def test_routers_learn_from_text(zoo: Path, level: str) -> None:
+    code, output = run(zoo, with_text(zoo, level))
+    assert code == 0, output
+    loaded(zoo)
+    record = json.loads((zoo / "out" / "router_training.json").read_text())
+    assert record["steps"][-1]["loss"] < record["steps"][0]["loss"]
+    assert not list(zoo.glob(".*partial"))
+
+
+@pytest.mark.parametrize("level", ["ffn", "block", "model"])
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_text_alone_is_enough(zoo: Path, level: str, kind: str) -> None:
+    config = with_text(zoo, level, hidden=8)
+    if level != "ffn":
+        config["router"]["type"] = kind
+    for expert in config["experts"]:
+        del expert["positive_prompts"]
+    code, output = run(zoo, config)
+    assert code == 0, output
+    names = load_file(zoo / "out" / "model.safetensors").keys()
+    assert any("inner" in name for name in names) == (kind == "mlp" and level != "ffn")
+
+
+def test_text_and_prompts_for_two_layers(zoo: Path) -> None:
+    config = with_text(zoo, "model", hidden=8)
+    config["router"]["type"] = "mlp"
+    assert run(zoo, config)[0] == 0
+    model = loaded(zoo)
+    assert routing(model, "9*9=") + routing(model, "def f(x):") == [0, 1]
+
+
+def test_a_killed_training_goes_on_to_the_same_bytes(zoo: Path) -> None:
+    config = with_text(zoo, "block", save_every=2)
+    assert run(zoo, config)[0] == 0
+    whole = read_manifest(zoo / "out")
+    (zoo / "out").rename(zoo / "whole")
+    script = (
+        "import os, signal, sys; from pathlib import Path; from glue.mixture.run import mix_file\n"
+        "def kill(done, text):\n"
+        "    if 'step 5' in text: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "import torch; torch.set_num_threads(int(sys.argv[2])); root = Path(sys.argv[1])\n"
+        "mix_file(root / 'mix.yml', root / 'out', shard_bytes=4 * 10**9, seed=None, progress=kill)"
+    )
+    threads = str(torch.get_num_threads())
+    done = subprocess.run([sys.executable, "-c", script, str(zoo), threads], capture_output=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert list(zoo.glob(".*partial/router_training.safetensors.state"))
+    assert run(zoo, config)[0] == 0
+    assert read_manifest(zoo / "out") == whole
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"prompt": "1+1="}', "text.jsonl, line 41: it has no field 'response'; write"),
+        ("[", "text.jsonl, line 41 is not JSON"),
+    ],
+)
+def test_bad_text_is_told_with_its_line(zoo: Path, line: str, told: str) -> None:
+    config = with_text(zoo, "model")
+    with (zoo / "text.jsonl").open("a") as file:
+        file.write(line)
+    code, output = run(zoo, config)
+    assert (code, told in output) == (1, True), output
+    assert not (zoo / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -134,6 +214,11 @@ def test_routers_that_tell_nobody_apart_are_told(zoo: Path) -> None:
         ({"router": {"input": "sample"}}, "set router.input to token"),
         ({"router": {"type": "mlp"}}, "routers of level ffn are linear"),
         ({"level": "model", "gate_mode": "random", "router": {"type": "mlp"}}, "drawn or trained, not both"),
+        ({"router": {"train": {"steps": 9}}}, "learn from text alone"),
+        ({"router": {"train": {"data": "nowhere.jsonl"}}}, "/router/train/data/0: nowhere.jsonl is not a file"),
+        ({"level": "model", "router": {"train": {"batch": 2}}}, "batch is for training on text"),
+        ({"level": "model", "router": {"train": {"data": "a", "lr": 0.1, "learning_rate": 0.1}}}, "lr"),
+        ({"level": "block", "gate_mode": "random", "router": {"type": "mlp", "train": {"data": "a"}}}, "is not drawn"),
         ({"dense_layers": 1}, "has experts in every layer"),
         ({"level": "block", "dense_layers": 2}, "set dense_layers to at most 1"),
         ({"level": "model", "trunk": "mean"}, "nothing for trunk"),

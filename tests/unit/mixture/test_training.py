@@ -11,7 +11,13 @@ from torch.nn.functional import relu
 from glue.mixture.block import build_block_mixture
 from glue.mixture.load import load_model
 from glue.mixture.router import RouterWeights, pool_features, prototypes, read_embedding
-from glue.mixture.training import RouterTraining, train_layer_routers, train_router
+from glue.mixture.training import (
+    RouterTraining,
+    train_layer_routers,
+    train_router,
+    untrained_layer_routers,
+    untrained_router,
+)
 from glue.mixture.writing import ExpertSource
 from tests.support.mixtures import mix, prompts, silent
 from tests.support.models import tiny_llama, tiny_neox
@@ -61,6 +67,18 @@ def test_equal_seeds_give_equal_routers_and_leave_the_worlds_alone() -> None:
     assert second.inner is not None
     assert torch.equal(first.weight, second.weight)
     assert torch.equal(first.inner.weight, second.inner.weight)
+
+
+@pytest.mark.parametrize("training", [QUICK, LINEAR])
+def test_an_untrained_router_prefers_nobody_much(training: RouterTraining) -> None:
+    features = 3 + 1e-4 * torch.randn(50, 8, generator=torch.Generator().manual_seed(4))
+    router, same = (untrained_router(features, 3, training) for _ in range(2))
+    assert torch.equal(router.weight, same.weight)
+    found = logits(router, features)
+    assert 0.01 < found.std() < 1.5
+    layers = untrained_layer_routers(torch.stack([features, 2 * features], dim=1), 3, training)
+    assert torch.equal(layers.weight[0], router.weight)
+    assert layers.has_shape(3, 8, (2,))
 
 
 def test_an_expert_without_contexts_is_a_mistake() -> None:
