@@ -7,7 +7,7 @@ by name.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,9 +24,10 @@ from glue.merging.blocks import Block, Grid
 from glue.merging.data_flow import recipe_for
 from glue.merging.parallel import Job, Piece, run_all
 from glue.merging.progress import ByteProgress
-from glue.merging.recipe import Recipe, planned
+from glue.merging.recipe import Recipe
 from glue.merging.sources import source_of
-from glue.merging.tree import Node, leaves, planner
+from glue.merging.surveys import take_surveys
+from glue.merging.tree import Node, leaves
 from glue.specs.errors import IncompatibleModelsError
 from glue.specs.expression import Member, Merge, members_of
 
@@ -45,10 +46,13 @@ def evaluate(expression: Member | Merge, checkpoints: Mapping[str, Checkpoint], 
         InvalidInputError: a method or a parameter is unknown or wrong.
         IncompatibleModelsError: the models do not fit together.
     """
-    node = planner(expression)(tensor)
-    target = planned(checkpoints[next(leaves(node)).model].info(tensor), torch.float32)
+    recipe = recipe_for(expression, checkpoints, torch.float32)
+    found = take_surveys(recipe, checkpoints)
+    target = next((each for each in recipe.tensors if each.name == tensor), None)
+    if target is None:
+        raise IncompatibleModelsError(f"the merged model has no tensor {tensor}")
     result = torch.empty(target.shape, dtype=target.dtype)
-    _run([lambda: _pieces(node, checkpoints, target, _into(result))])
+    _run([lambda: _pieces(recipe.plan(tensor), checkpoints, target, found, _into(result))])
     return result
 
 
@@ -64,12 +68,13 @@ def merge_into(expression: Member | Merge, checkpoints: Mapping[str, Checkpoint]
     from transformers.core_model_loading import revert_weight_conversion
 
     recipe = recipe_for(expression, checkpoints, torch.float32)
+    found = take_surveys(recipe, checkpoints)
     # Checkpoints keep names that some architectures have given up in memory.
     resident = revert_weight_conversion(model, model.state_dict(keep_vars=False))
 
     def job(target: PlannedTensor) -> Job:
         into = _into(_resident_tensor(resident, target))
-        return lambda: _pieces(recipe.plan(target.name), checkpoints, target, into)
+        return lambda: _pieces(recipe.plan(target.name), checkpoints, target, found, into)
 
     _run([job(target) for target in recipe.tensors])
 
@@ -114,11 +119,12 @@ def write_recipe(
     """Compute every tensor of a recipe into a verified folder; see `merge_to_folder`."""
     if (out / MANIFEST_FILE).is_file():
         return
+    found = take_surveys(recipe, checkpoints, lambda message: progress(0.0, message))
     told = ByteProgress(sum(tensor.bytes for tensor in recipe.tensors), progress)
 
     def fill(shard: ShardFile) -> None:
         targets = shard.plan.tensors
-        with closing(run_all([_job(recipe, checkpoints, target, shard) for target in targets])) as ends:
+        with closing(run_all([_job(recipe, checkpoints, target, found, shard) for target in targets])) as ends:
             for number in ends:
                 told.add(targets[number].bytes)
 
@@ -140,13 +146,19 @@ def write_recipe(
     write_manifest(out, token, digests)
 
 
-def _job(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], target: PlannedTensor, shard: ShardFile) -> Job:
+def _job(
+    recipe: Recipe,
+    checkpoints: Mapping[str, Checkpoint],
+    target: PlannedTensor,
+    found: Mapping[str, Any],
+    shard: ShardFile,
+) -> Job:
     def store(element: int, block: Tensor) -> None:
         stored = block.to(target.dtype)
         check_finite(stored, target.name)
         shard.write(target.name, element, stored)
 
-    return lambda: _pieces(recipe.plan(target.name), checkpoints, target, store)
+    return lambda: _pieces(recipe.plan(target.name), checkpoints, target, found, store)
 
 
 def _run(jobs: list[Job]) -> None:
@@ -154,12 +166,18 @@ def _run(jobs: list[Job]) -> None:
         pass
 
 
-def _pieces(node: Node, checkpoints: Mapping[str, Checkpoint], target: PlannedTensor, consume: Consume) -> list[Piece]:
+def _pieces(
+    node: Node,
+    checkpoints: Mapping[str, Checkpoint],
+    target: PlannedTensor,
+    found: Mapping[str, Any],
+    consume: Consume,
+) -> list[Piece]:
     """What gives the blocks of the tree's result to `consume`, piece by piece in order."""
     if not target.dtype.is_floating_point:
         return [lambda: consume(0, _common_value(node, checkpoints))]
     grid = Grid(target.shape)
-    source = source_of(node, checkpoints, grid, target.name)
+    source = source_of(node, checkpoints, grid, target.name, found)
 
     def piece(blocks: Sequence[Block]) -> Piece:
         def run() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from glue.merging.mergekit_yaml import MergekitFile, ModelReference
 from glue.merging.model_source import ModelSource
 from glue.merging.recipe import Recipe
 from glue.merging.sources import source_of
+from glue.merging.surveys import take_surveys
 from glue.references.headers import TensorInfo
 from glue.specs.errors import IncompatibleModelsError
 
@@ -43,6 +44,7 @@ class MergedCheckpoint(Checkpoint):
         super().__init__(folder, dict(recipe.config), infos)
         self._recipe, self._checkpoints, self._resources = recipe, checkpoints, resources
         self._prepared: OrderedDict[str, Source] = OrderedDict()
+        self._found: dict[str, Any] | None = None
         self._preparing = threading.Lock()
 
     @classmethod
@@ -81,9 +83,12 @@ class MergedCheckpoint(Checkpoint):
 
     def _source(self, name: str, grid: Grid) -> Source:
         with self._preparing:
+            if self._found is None:
+                self._found = take_surveys(self._recipe, self._checkpoints)
             if name not in self._prepared:
                 with torch.no_grad():
-                    self._prepared[name] = source_of(self._recipe.plan(name), self._checkpoints, grid, name)
+                    plan = self._recipe.plan(name)
+                    self._prepared[name] = source_of(plan, self._checkpoints, grid, name, self._found)
                 if len(self._prepared) > _PREPARED:
                     self._prepared.popitem(last=False)
             return self._prepared[name]

@@ -7,6 +7,7 @@ from glue.checkpoints.adapter import open_checkpoint
 from glue.merging.mergekit_plan import names_of, recipe_of_file
 from glue.merging.mergekit_yaml import MergekitFile, ModelReference, read_mergekit_file
 from glue.merging.run import model_folders, notes_on
+from glue.merging.surveys import check_surveys
 from glue.references.findings import Findings
 from glue.references.models import FoundModel, find_folder
 from glue.references.preflight import free_bytes, preflight_merge
@@ -59,6 +60,7 @@ def _written(file: MergekitFile, folders: dict[ModelReference, tuple[Path, ...]]
         try:
             checkpoints = {names[each]: stack.enter_context(open_checkpoint(folders[each])) for each in names}
             recipe = recipe_of_file(file, checkpoints)
+            check_surveys(recipe, checkpoints)
         except GlueError as error:
             # What comes without a problem of its own would be lost among those that have one.
             problem = Problem("", error.reason, error.detail, "see docs/merging.md for what can be merged")

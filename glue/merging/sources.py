@@ -1,6 +1,7 @@
 """From a tree to blocks in fp32: stored tensors are read, operations are prepared and computed on the way up."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from glue.checkpoints.reader import Checkpoint
 from glue.merging.aligned import AlignedSource
 from glue.merging.blocks import Block, Grid, Kernel, Source
 from glue.merging.registry import Operands
-from glue.merging.tree import Leaf, Node
+from glue.merging.tree import Leaf, Node, Operation
 from glue.specs.errors import IncompatibleModelsError
 
 
@@ -46,8 +47,12 @@ class MergedSource:
         return self._kernel(block)
 
 
-def source_of(node: Node, checkpoints: Mapping[str, Checkpoint], grid: Grid, tensor: str) -> Source:
+def source_of(
+    node: Node, checkpoints: Mapping[str, Checkpoint], grid: Grid, tensor: str, found: Mapping[str, Any]
+) -> Source:
     """The blocks of a tree's result; every operation in it looks over its operands first, as far as it needs to.
+
+    `found` is what surveys found, by the key of the operation.
 
     Raises:
         IncompatibleModelsError: a model has no such tensor, or one of another shape.
@@ -56,7 +61,14 @@ def source_of(node: Node, checkpoints: Mapping[str, Checkpoint], grid: Grid, ten
         if node.rows is not None:
             return AlignedSource(node, node.rows, checkpoints, grid)
         return StoredSource(node, checkpoints[node.model], grid)
-    inputs = tuple(source_of(branch, checkpoints, grid, tensor) for branch in node.inputs)
-    base = source_of(node.base, checkpoints, grid, tensor) if node.base is not None else None
-    operands = Operands(tensor, grid, inputs, base, node.options, node.each)
-    return MergedSource(node.key, node.method.prepare(operands))
+    operands = operands_of(node, checkpoints, grid, tensor, found)
+    return MergedSource(node.key, node.method.prepare(operands, found.get(node.key)))
+
+
+def operands_of(
+    node: Operation, checkpoints: Mapping[str, Checkpoint], grid: Grid, tensor: str, found: Mapping[str, Any]
+) -> Operands[Any, Any]:
+    """What an operation merges; see `source_of`."""
+    inputs = tuple(source_of(branch, checkpoints, grid, tensor, found) for branch in node.inputs)
+    base = source_of(node.base, checkpoints, grid, tensor, found) if node.base is not None else None
+    return Operands(tensor, grid, inputs, base, node.options, node.each)

@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from glue.checkpoints.reader import Checkpoint
 from glue.merging.blocks import Block, Grid
 from glue.merging.methods import method_of
-from glue.merging.registry import Operands
+from glue.merging.registry import Operands, Whole
+from glue.specs.errors import InvalidInputError
 
 
 class TensorSource:
@@ -34,6 +36,8 @@ def merge_tensors(
 ) -> Tensor:
     """One tensor merged from several of the same shape, in fp32; `each` holds the parameters of every input.
 
+    To a method that looks at whole models the tensor is all of them.
+
     Raises:
         InvalidInputError: the method or a parameter is unknown or wrong.
     """
@@ -49,6 +53,22 @@ def merge_tensors(
         chosen.options.parse(dict(parameters or {})),
         tuple(chosen.per_input.parse(dict(one)) for one in each or [{}] * len(tensors)),
     )
+    survey = chosen.survey if chosen.survey is not None and chosen.survey.wanted(operands.options) else None
     with torch.no_grad():
-        kernel = chosen.prepare(operands)
+        kernel = chosen.prepare(operands, survey.take(_whole(operands)) if survey is not None else None)
         return torch.cat([kernel(block).flatten() for block in grid.blocks]).view(grid.shape)
+
+
+def _whole(operands: Operands[Any, Any]) -> Whole[Any, Any]:
+    def statistics(kind: str) -> tuple[Checkpoint, ...]:
+        raise InvalidInputError(f"tensors in memory bring no statistics of kind '{kind}'")
+
+    tensor = operands.tensor
+    return Whole(
+        {tensor: operands.grid.shape},
+        {tensor: operands.each},
+        {},
+        lambda name: operands,
+        statistics,
+        lambda message: None,
+    )
