@@ -18,16 +18,18 @@ from glue.checkpoints.parts import part_config, untied_tensors
 from glue.checkpoints.reader import Checkpoint
 from glue.checkpoints.shards import PlannedTensor
 from glue.checkpoints.writer import Progress
-from glue.mixture.companions import write_companions
+from glue.mixture.companions import ends_of, write_companions, write_tokenizer
 from glue.mixture.modeling_glue_model_mixture import GlueModelMixtureConfig
 from glue.mixture.modelling import MODEL_LEVEL
 from glue.mixture.router import RouterWeights, embedding_tensor
 from glue.mixture.writing import ExpertSource, Output, write_mixture
 from glue.references.reading import refusal
+from glue.references.signature import has_tokenizer, tokenizer_digest
 
 __all__ = ["ExpertSource", "build_mixture"]
 
 ROUTER = "sample_router"
+TOKENIZERS = "tokenizers"
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,13 @@ def build_mixture(
     """Write a model-level mixture into `out`, one tensor in memory at a time; a killed build goes on where it was.
 
     Experts are stored in `dtype` under `experts.<index>.`, heads untied; the router, with its copy of the input
-    embedding of the model in `embedding_folder`, in float32, so that routing does not depend on the dtype.
+    embedding of the model in `embedding_folder`, in float32, so that routing does not depend on the dtype. An expert
+    whose tokenizer is another than that of `tokenizer_folder` keeps its own below `tokenizers/`.
     Equal inputs give equal bytes. The finished folder is read once more and verified.
 
     Raises:
-        IncompatibleModelsError: an input is not a complete causal language model of a stock architecture, or
-            its vocabulary is too small for the tokenizer.
+        IncompatibleModelsError: an input is not a complete causal language model of a stock architecture, its
+            vocabulary is too small for its tokenizer, or experts of several tokenizers would have to be mixed.
         DiskFullError: there is no space; nothing that looks finished is left.
         ValueError: the router is not one for these experts and this embedding.
     """
@@ -73,6 +76,7 @@ def build_mixture(
         config = _config(experts, [each.config for each in opened], origins[-1], dtype, top_k)
         config.router_inner_size = router.inner_size
         weights = _router_tensors(router, len(experts), config.router_hidden_size)
+        _give_tokenizers(config, experts, tokenizer_folder)
         _check_vocabularies(config, experts, tokenizer_folder)
         planned = [origin.planned for origin in origins]
         planned += [PlannedTensor(name, tuple(value.shape), value.dtype) for name, value in weights.items()]
@@ -81,8 +85,19 @@ def build_mixture(
             Output(out, shard_bytes, token, progress),
             planned,
             partial(_produce, {origin.planned.name: origin for origin in origins}, weights),
-            partial(write_companions, out, MODEL_LEVEL, config, folders, tokenizer_folder, token),
+            partial(_write_companions, out, config, folders, tokenizer_folder, token),
         )
+
+
+def _write_companions(
+    out: Path, config: GlueModelMixtureConfig, experts: Sequence[Path], tokenizer_folder: Path, token: int
+) -> None:
+    named = list(zip(config.tokenizer_folders(), experts, strict=True))
+    # Reversed, as the first of those that share a tokenizer gives it.
+    for name, folder in {name: folder for name, folder in reversed(named) if name}.items():
+        write_tokenizer(folder, out / name, token)
+    sharing = [folder for name, folder in named if not name]
+    write_companions(out, MODEL_LEVEL, config, sharing, tokenizer_folder, token)
 
 
 def _expert_origins(index: int, name: str, checkpoint: Checkpoint, dtype: str) -> list[_Origin]:
@@ -138,13 +153,37 @@ def _config(
     return config
 
 
+def _give_tokenizers(config: GlueModelMixtureConfig, experts: Sequence[ExpertSource], tokenizer_folder: Path) -> None:
+    """Say which experts have a tokenizer of their own, where it will lie, and with which tokens they end."""
+    shared = tokenizer_digest(tokenizer_folder)
+    # A model without a tokenizer is one of the base's.
+    digests = [tokenizer_digest(each.folder) if has_tokenizer(each.folder) else shared for each in experts]
+    if all(digest == shared for digest in digests):
+        return
+    if config.experts_per_token > 1:
+        names = [each.name for each, digest in zip(experts, digests, strict=True) if digest != shared]
+        detail = f"{', '.join(names)} and the base have different tokenizers, so their probabilities cannot be mixed"
+        raise refusal("tokenizer", detail, "let one expert answer a sample, or use experts with the base's tokenizer")
+    config.expert_tokenizers = [
+        None if digest == shared else f"{TOKENIZERS}/{digests.index(digest)}" for digest in digests
+    ]
+    sizes = [config.router_vocab_size]
+    for index, (name, settings) in enumerate(zip(config.tokenizer_folders(), config.experts or [], strict=True)):
+        if name:
+            settings["eos_token_id"] = ends_of(experts[index].folder) or None
+        else:
+            sizes.append(config.expert_configs()[index].vocab_size)
+    config.vocab_size = max(sizes)
+
+
 def _check_vocabularies(
     config: GlueModelMixtureConfig, experts: Sequence[ExpertSource], tokenizer_folder: Path
 ) -> None:
-    highest = highest_token_id(tokenizer_folder) or 0
-    sizes = {expert.name: own.vocab_size for expert, own in zip(experts, config.expert_configs(), strict=True)}
-    sizes["the router's embedding"] = config.router_vocab_size
-    small = [name for name, rows in sizes.items() if rows <= highest]
-    if small:
-        detail = f"the tokenizer gives ids up to {highest}, but {small[0]} has {sizes[small[0]]} rows"
-        raise refusal("vocabulary", detail, "all experts and the base have to share the tokenizer")
+    parts = list(zip(experts, config.expert_configs(), config.tokenizer_folders(), strict=True))
+    rows = [(each.name, own.vocab_size, each.folder if name else tokenizer_folder) for each, own, name in parts]
+    rows.append(("the router's embedding", config.router_vocab_size, tokenizer_folder))
+    for name, size, folder in rows:
+        highest = highest_token_id(folder) or 0
+        if size <= highest:
+            detail = f"the tokenizer gives ids up to {highest}, but {name} has {size} rows"
+            raise refusal("vocabulary", detail, "use models whose embeddings have a row for every token")

@@ -56,6 +56,28 @@ def write_stock_companions(out: Path, config: PreTrainedConfig, tokenizer_folder
     write_whole(out / CONFIG_FILE, (config.to_json_string() + "\n").encode(), token)
 
 
+def write_tokenizer(source: Path, out: Path, token: int) -> None:
+    """Write the tokenizer of the model in `source` into a folder of its own, with what chooses its class.
+
+    Raises:
+        DiskFullError: there is no space.
+        IncompatibleModelsError: a settings file is not JSON.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    _copy_tokenizer(source, out, token)
+    # transformers looks for a tokenizer's class in both; a config of ours knows none.
+    write_whole(out / CONFIG_FILE, _json({"model_type": read_config(source).get("model_type")}), token)
+
+
+def ends_of(folder: Path) -> list[int]:
+    """The tokens after which a model's answers end.
+
+    Raises:
+        IncompatibleModelsError: a settings file is not JSON.
+    """
+    return _ends(_settings_of(folder))
+
+
 def _copy_tokenizer(source: Path, out: Path, token: int) -> None:
     for name in TOKENIZER_FILES:
         if (source / name).is_file():

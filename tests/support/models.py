@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
@@ -36,6 +36,28 @@ def char_tokenizer() -> PreTrainedTokenizerFast:
         model_max_length=256,
         clean_up_tokenization_spaces=False,
     )
+
+
+def pair_tokenizer() -> PreTrainedTokenizerFast:
+    """The same characters and many pairs of them, with a begin token in front: other ids, other lengths."""
+    first = VOCABULARY[:2:-1]
+    merges = [(one, other) for one in "aeiou0123 " for other in "nrst0123"]
+    words = ["<s>", "</s>", *first, *("".join(pair) for pair in merges)]
+    tokenizer = Tokenizer(models.BPE({word: number for number, word in enumerate(words)}, merges))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", clean_up_tokenization_spaces=False
+    )
+
+
+def tiny_pair_neox(folder: Path, seed: int = 0, **config: Any) -> Path:
+    """A GPT-NeoX of the pair tokenizer."""
+    tokenizer = pair_tokenizer()
+    tokens = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None}
+    tiny_neox(folder, seed, **{"vocab_size": len(tokenizer), **tokens, **config})
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def tiny_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
