@@ -70,7 +70,6 @@ def examine_job(
         check_publish(request.publish, models, findings, hub)
     if findings.problems:
         return Examination(findings, models, None)
-    commits = {"proxy": proxy_commit, "report": report_commit}
     spec = JobSpec(
         kind=request.kind,
         seed=seed_default if request.seed is None else request.seed,
