@@ -3,8 +3,10 @@
 Streams every matrix once and holds one block of each checkpoint; knows neither families nor thresholds.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
@@ -17,7 +19,7 @@ from glue.specs.errors import IncompatibleModelsError
 
 Progress = Callable[[float, str], None]
 
-# One megabyte in double precision: the blocks of a pair stay in the processor's cache.
+# Half a megabyte in fp32: the blocks of a pair stay in the processor's cache.
 _BLOCK_ELEMENTS = 1 << 17
 _LAYER = re.compile(r"\.(\d+)\.")
 _INSIDE = re.compile(r"attn|attention|mlp|ffn|feed_forward|moe")
@@ -47,8 +49,8 @@ def compare(checkpoints: Sequence[Checkpoint], base: Checkpoint | None, progress
     """All pairs of checkpoints of equal signatures, in one pass over each; with `base`, of their task vectors.
 
     For each two-dimensional attention or MLP weight inside the layers: the cosine of equal columns (dim 0), its
-    mean over the columns; then the plain mean over those matrices. Sums are in double precision. A column that
-    is zero in one model has cosine 0; one that is zero in both says nothing and is left out.
+    mean over the columns; then the plain mean over those matrices. Sums over blocks are in double precision. A
+    column that is zero in one model has cosine 0; one that is zero in both says nothing and is left out.
     Source: Model-GLUE (arXiv 2410.05357), appendix A.5, and the authors' `clustering.py`.
 
     Raises:
@@ -60,8 +62,8 @@ def compare(checkpoints: Sequence[Checkpoint], base: Checkpoint | None, progress
     total = sum(_bytes(checkpoints[0].tensors[name]) for name in names)
     matrices: dict[str, list[list[float | None]]] = {}
     done = 0
-    for name in names:
-        matrices[name] = _column_cosines(_column_products(name, checkpoints, base))
+    for name, products in _all_column_products(names, checkpoints, base):
+        matrices[name] = _column_cosines(products)
         done += _bytes(checkpoints[0].tensors[name])
         progress(done / total, name)
     return Similarity(_mean(list(matrices.values())), matrices)
@@ -81,8 +83,7 @@ def compare_merge(
     names = _matrix_names(checkpoints[0])
     _check_shapes(names, [*checkpoints, *([base] if base else [])])
     matrices: list[list[list[float | None]]] = []
-    for number, name in enumerate(names):
-        products = _column_products(name, checkpoints, base)
+    for number, (name, products) in enumerate(_all_column_products(names, checkpoints, base)):
         matrices.append(_column_cosines(_with_merge(products, torch.tensor(weights, dtype=torch.float64))))
         progress((number + 1) / len(names), name)
     return _mean(matrices)[-1][:-1]
@@ -128,13 +129,30 @@ def _bytes(info: TensorInfo) -> int:
     return info.end - info.start
 
 
+def _all_column_products(
+    names: Sequence[str], checkpoints: Sequence[Checkpoint], base: Checkpoint | None
+) -> Iterator[tuple[str, Tensor]]:
+    """The products of every matrix in turn, one thread per core, each with torch single-threaded."""
+    threads, workers = torch.get_num_threads(), len(os.sched_getaffinity(0))
+    pool = ThreadPoolExecutor(workers, "similarity", initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield from zip(names, pool.map(lambda name: _column_products(name, checkpoints, base), names), strict=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
 def _column_products(name: str, checkpoints: Sequence[Checkpoint], base: Checkpoint | None) -> Tensor:
-    """Dot products of equal columns of all pairs: models x models x columns, float64."""
+    """Dot products of equal columns of all pairs: models x models x columns, float64.
+
+    Products are summed in fp32 over the few rows of a block, and over the blocks in double precision.
+    """
     count, columns = len(checkpoints), checkpoints[0].tensors[name].shape[1]
     products = torch.zeros(count, count, columns, dtype=torch.float64)
     for blocks in _blocks(name, checkpoints, base):
+        scratch = torch.empty_like(blocks[0])
         for left, right in combinations_with_replacement(range(count), 2):
-            products[left, right] += (blocks[left] * blocks[right]).sum(0)
+            products[left, right] += torch.mul(blocks[left], blocks[right], out=scratch).sum(0)
     for left, right in combinations_with_replacement(range(count), 2):
         products[right, left] = products[left, right]
     return products
@@ -145,7 +163,7 @@ def _blocks(name: str, checkpoints: Sequence[Checkpoint], base: Checkpoint | Non
     elements = max(1, _BLOCK_ELEMENTS // columns) * columns
     everybody = [*checkpoints, *([base] if base else [])]
     for flat in zip(*(checkpoint.blocks(name, elements) for checkpoint in everybody), strict=True):
-        blocks = [block.double().view(-1, columns) for block in flat]
+        blocks = [block.to(torch.float32).view(-1, columns) for block in flat]
         yield [block - blocks[-1] for block in blocks[:-1]] if base else blocks
 
 
