@@ -18,15 +18,18 @@ def generate(
     new_tokens: int,
     stops: Sequence[str],
     batch: Batch,
+    ends: frozenset[int] = frozenset(),
 ) -> list[str]:
     """What the model writes after each prompt: until an end token, a stop string (which is still in the text,
     with what follows it in the same token) or `new_tokens` tokens. A sample does not wait for its batch mates.
+    `ends` are end tokens beside those of the model and the tokenizer.
     """
     texts = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda number: (-len(prompts[number]), prompts[number]))
 
     def write(numbers: Sequence[int]) -> list[list[int]]:
-        return _continue(model, tokenizer, [prompts[number] for number in numbers], new_tokens, stops)
+        some = [prompts[number] for number in numbers]
+        return _continue(model, tokenizer, some, new_tokens, stops, end_tokens(model, tokenizer) | ends)
 
     for numbers, written in batch.run(order, write):
         for number, tokens in zip(numbers, written, strict=True):
@@ -40,9 +43,9 @@ def _continue(
     prompts: Sequence[Tokens],
     new_tokens: int,
     stops: Sequence[str],
+    ends: set[int],
 ) -> list[list[int]]:
     ids, mask = padded(prompts, "left", model.device)
-    ends = end_tokens(model, tokenizer)
     settings: dict[str, Any] = {"eos_token_id": sorted(ends)} if ends else {}
     write: Any = model.generate
     output = write(

@@ -66,13 +66,25 @@ class ResidentModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
     The model is used as it is: on its device, in its dtype.
     """
 
-    def __init__(self, model: PreTrainedModel, encoder: Encoder, batch: int, *, share: bool = True) -> None:
-        """With `share`, what contexts and continuations have in common is computed once."""
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        encoder: Encoder,
+        batch: int | Batch,
+        *,
+        share: bool = True,
+        ends: frozenset[int] = frozenset(),
+    ) -> None:
+        """With `share`, what contexts and continuations have in common is computed once.
+
+        `ends` are tokens after which answers end beside those that the model and the tokenizer name.
+        """
         super().__init__()
         self.model = model.eval()
         self.encoder = encoder
-        self.batch = Batch(batch)
+        self.batch = batch if isinstance(batch, Batch) else Batch(batch)
         self._share = share
+        self._ends = ends
         self.max_length = resolve_max_length(model.config, encoder.tokenizer)
 
     @property
@@ -165,7 +177,13 @@ class ResidentModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
             raise EvaluationError(f"the model takes {self.max_length} tokens, {new_tokens} are to be written; {fix}")
         prompts = [tuple(self._prompt(context)[-room:]) for context in contexts]
         texts = generate(
-            self.model, self.encoder.tokenizer, prompts, new_tokens=new_tokens, stops=stops, batch=self.batch
+            self.model,
+            self.encoder.tokenizer,
+            prompts,
+            new_tokens=new_tokens,
+            stops=stops,
+            batch=self.batch,
+            ends=self._ends,
         )
         return [postprocess_generated_text(text, stops, None) for text in texts]
 

@@ -9,10 +9,14 @@ from lm_eval.api.instance import Instance
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from glue.evaluation.language_model import Encoder, ResidentModel
+from glue.evaluation.several_tokenizers import SeveralTokenizers, has_several_tokenizers
 from glue.evaluation.statistics import estimate, weighted
 from glue.evaluation.suite import Suite, SuiteTask
 from glue.evaluation.tasks import blamed_on
 from glue.specs.results import SuiteScore, TaskScore
+
+# So many tokenizers' tokens are remembered.
+_ENCODERS = 8
 
 
 class Scorer:
@@ -21,11 +25,13 @@ class Scorer:
     def __init__(self, suite: Suite, device: str) -> None:
         self._suite = suite
         self._device = torch.device(device)
-        self._encoder: Encoder | None = None
+        self._encoders: list[Encoder] = []
         self.degraded = ""
 
     def score(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> SuiteScore:
         """The model's score. Equal models score equally, whatever was scored before.
+
+        `tokenizer` is the model's; of a mixture, that of its checkpoint.
 
         Afterwards `degraded` says what was done differently from what the suite says, and is empty otherwise: after
         an out of memory the rest runs in smaller batches.
@@ -37,7 +43,7 @@ class Scorer:
         self._check(model)
         spec = self._suite.spec
         with _threads(spec.threads), torch.inference_mode():
-            resident = ResidentModel(model, self._encoder_of(tokenizer), spec.batch)
+            resident = self._resident(model, tokenizer)
             self._answer(resident)
             self.degraded = resident.batch.degraded
         tasks = tuple(_task_score(task) for task in self._suite.tasks)
@@ -50,12 +56,24 @@ class Scorer:
             place = f"{self._suite.spec.dtype} on {self._device}"
             raise ValueError(f"the suite is scored in {place}, the model is in {model.dtype} on {model.device}")
 
-    def _encoder_of(self, tokenizer: PreTrainedTokenizerBase) -> Encoder:
-        if self._encoder is None or self._encoder.tokenizer is not tokenizer:
-            self._encoder = Encoder(tokenizer)
-        return self._encoder
+    def _resident(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> ResidentModel | SeveralTokenizers:
+        batch = self._suite.spec.batch
+        if not has_several_tokenizers(model):
+            return ResidentModel(model, self._encoder_of(tokenizer), batch)
+        experts: Any = model.expert_tokenizers
+        own = [None if each is None else self._encoder_of(each) for each in experts]
+        return SeveralTokenizers(model, self._encoder_of(tokenizer), own, batch)
 
-    def _answer(self, model: ResidentModel) -> None:
+    def _encoder_of(self, tokenizer: PreTrainedTokenizerBase) -> Encoder:
+        known = next((each for each in self._encoders if each.tokenizer is tokenizer), None)
+        if known is None:
+            # Families take turns, each with its tokenizer.
+            self._encoders = [*self._encoders[1 - _ENCODERS :], known := Encoder(tokenizer)]
+        return known
+
+    def _answer(self, model: ResidentModel | SeveralTokenizers) -> None:
         """Give every request its answer, all tasks' requests of a kind together."""
         kinds: dict[str, list[Instance]] = {}
         for task in self._suite.tasks:
