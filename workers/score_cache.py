@@ -60,10 +60,19 @@ def score_key(unit: UnitRequest, device: str) -> str | None:
             "suite": {**suite, "include_path": spec.suite_commits.get(suite_name)},
             **({"share": unit.payload["share"]} if "share" in unit.payload else {}),
             **({"data": data} if data else {}),
+            **_left_out(spec, suite_name),
             "device": device,
             "libraries": _versions(),
         }
     )
+
+
+def _left_out(spec: Any, suite_name: str) -> dict[str, Any]:
+    """What decides which items the suite lacks; only jobs with a proxy leave something out."""
+    if suite_name != "report" or not hasattr(spec, "proxy") or not spec.report.leaves_out_the_proxy:
+        return {}
+    data = [[each.task, each.repo, each.commit] for each in spec.suite_data.get("proxy", ())]
+    return {"without": [spec.proxy.as_json() | {"include_path": spec.suite_commits.get("proxy")}, data]}
 
 
 def _contents(unit: UnitRequest) -> dict[str, str] | None:

@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -104,6 +104,15 @@ class Suite:
             raise ValueError(f"the share of a suite's items is above 0 and at most 1, not {share}")
         return replace(self, tasks=tuple(_part(task, share, self.spec.seed) for task in self.tasks))
 
+    def without(self, identities: Set[str]) -> "Suite":
+        """The suite without these items.
+
+        Raises:
+            EvaluationError: a task has fewer than two others.
+        """
+        tasks = tuple(_without(task, identities) for task in self.tasks)
+        return replace(self, tasks=tuple(_weighted(task, tasks) for task in tasks))
+
 
 def load_suite(
     spec: SuiteSpec, tokenizer: PreTrainedTokenizerBase | None = None, data: Sequence[TaskData] = ()
@@ -197,6 +206,13 @@ def _indices(size: int, spec: TaskSpec, seed: int) -> list[int]:
     return sorted(spec.items)
 
 
+def _without(task: SuiteTask, identities: Set[str]) -> SuiteTask:
+    items = tuple(item for item in task.items if item.identity not in identities)
+    if len(items) < 2:
+        raise EvaluationError(f"task {task.spec.task}: the proxy has all its items but {len(items)}; raise its limit")
+    return replace(task, items=items)
+
+
 def _part(task: SuiteTask, share: float, seed: int) -> SuiteTask:
     count = min(max(2, math.ceil(share * len(task.items))), len(task.items))
     numbers = [item.requests[0].doc_id for item in task.items]
@@ -280,7 +296,7 @@ def _item(task: LocalTask, requests: list[Instance]) -> Item:
 
 
 def _question(task: LocalTask, document: dict[str, Any]) -> str:
-    text = task.doc_to_text(document)
+    text = task.question(document)
     if task.multiple_input:
         # The contexts are the choices, and the text is the number of the right one.
         return str(_chosen(task.doc_to_choice(document), text))

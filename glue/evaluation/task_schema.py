@@ -157,6 +157,8 @@ class TaskFile(Spec):
     filter_list: list[FilterEntry] | None = Field(default=None, min_length=1)
     generation_kwargs: GenerationSettings | None = None
     code: CodeSettings | None = None
+    # Ours: what an item is known by, where its prompt is not written by its own template alone.
+    identity: Template | None = None
     should_decontaminate: bool = False
     doc_to_decontamination_query: Template | None = None
     metadata: dict[str, JsonValue] = {}
@@ -206,4 +208,4 @@ class TaskFile(Spec):
 
     def config(self) -> dict[str, Any]:
         """What the file says, in the form that lm-eval's `TaskConfig` takes."""
-        return self.model_dump(exclude_unset=True, exclude={"code"})
+        return self.model_dump(exclude_unset=True, exclude={"code", "identity"})

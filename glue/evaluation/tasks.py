@@ -23,9 +23,16 @@ from glue.specs.suite import TaskData
 class LocalTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval ships no types
     """lm-eval's task over items that are already read: it opens no network connection and no cache."""
 
-    def __init__(self, config: dict[str, Any], splits: dict[str, Dataset], code: CodeSettings | None = None) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        splits: dict[str, Dataset],
+        code: CodeSettings | None = None,
+        identity: str | None = None,
+    ) -> None:
         self._splits = splits
         self.code = code
+        self._identity = identity
         super().__init__(config=config)
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -40,6 +47,10 @@ class LocalTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval ships no typ
         program = apply_template(self.code.program, {**doc, "answer": results[0]})
         verdict = run_program(self.code.language, program, Limits(seconds=self.code.seconds))
         return {FIRST_TRY: float(verdict.passed)}
+
+    def question(self, doc: dict[str, Any]) -> Any:
+        """What the item is known by, with its answer: its own text, whatever precedes it."""
+        return apply_template(self._identity, doc) if self._identity is not None else self.doc_to_text(doc)
 
     def aggregation(self) -> dict[str, Any]:
         """The task's metrics with what makes one number of them."""
@@ -88,7 +99,7 @@ def load_task(
     if config["num_fewshot"]:
         _check_shots(file)
     with blamed_on(name):
-        return LocalTask(config, splits, file.code)
+        return LocalTask(config, splits, file.code, file.identity)
 
 
 def _local_splits(file: TaskFile) -> dict[str, Dataset]:

@@ -65,6 +65,8 @@ def _suites(spec: JobSpec, context: Context) -> dict[str, Suite]:
     proxy, report = (
         load_suite(spec.suite(name), tokenizer, spec.suite_data.get(name, ())) for name in ("proxy", "report")
     )
+    if spec.report.leaves_out_the_proxy:
+        report = report.without(frozenset(proxy.item_ids))
     check_disjoint(proxy, report)
     return {"proxy": proxy, "report": report}
 

@@ -80,6 +80,11 @@ class SuiteSpec(Spec):
     seed: int = Field(default=0, ge=0, lt=2**32)
     chat_template: bool = False
 
+    @property
+    def leaves_out_the_proxy(self) -> bool:
+        """Whether a report suite lacks the proxy's items: those of a preset from the Hub cannot be parted by hand."""
+        return self.suite is not None and self.include_path is None
+
     @model_validator(mode="before")
     @classmethod
     def _preset_has_tasks(cls, data: Any) -> Any:
