@@ -10,6 +10,7 @@ from glue.checkpoints.architecture import meta_model
 from glue.checkpoints.dtypes import torch_dtype
 from glue.checkpoints.parts import own_tensors, untied_tensors
 from glue.checkpoints.reader import Checkpoint
+from glue.mixture.sources import UNCHANGED, Adjustment
 from glue.references.headers import TensorInfo, folder_tensors
 from glue.references.reading import refusal
 from glue.references.signature import signature
@@ -24,8 +25,11 @@ class DenseModel:
         IncompatibleModelsError: it is not a complete causal language model of a stock architecture.
     """
 
-    def __init__(self, name: str, checkpoint: Checkpoint, *, untied: bool = False) -> None:
+    def __init__(
+        self, name: str, checkpoint: Checkpoint, *, untied: bool = False, adjustment: Adjustment = UNCHANGED
+    ) -> None:
         self.name = name
+        self.adjustment = adjustment
         self.checkpoint = checkpoint
         self.config: PreTrainedConfig = meta_model(checkpoint.config).config
         sources = untied_tensors(name, checkpoint) if untied else own_tensors(name, checkpoint)
@@ -35,6 +39,10 @@ class DenseModel:
     def read(self, tensor: str) -> Tensor:
         """The tensor of that full name, in its own dtype."""
         return self.checkpoint.read(self.tensors[tensor].name)
+
+    def read_adjusted(self, tensor: str) -> Tensor:
+        """The same as it stands in an expert's MLP."""
+        return self.adjustment.of(tensor, self.read(tensor))
 
     def check_shape(self, tensor: str, shape: Shape) -> None:
         """Check that the tensor exists and has that shape.

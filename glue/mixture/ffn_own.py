@@ -7,7 +7,6 @@ shared experts that no gate weighs all have their place.
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -37,19 +36,9 @@ from glue.mixture.modeling_glue_ffn_mixture import (
 )
 from glue.mixture.modelling import FFN_LEVEL, FFN_LEVEL_SAMPLES
 from glue.mixture.router import RouterWeights
-from glue.mixture.writing import ExpertSource, Output, write_mixture
+from glue.mixture.sources import NO_SHARED, ExpertSource, SharedExperts
+from glue.mixture.writing import Output, write_mixture
 from glue.references.reading import refusal
-
-
-@dataclass(frozen=True)
-class SharedExperts:
-    """Models whose MLPs answer every token beside those that are chosen.
-
-    `gates` is layers x shared experts x hidden; without it nothing weighs them.
-    """
-
-    sources: tuple[ExpertSource, ...] = ()
-    gates: Tensor | None = None
 
 
 def build_own_ffn_mixture(
@@ -60,7 +49,7 @@ def build_own_ffn_mixture(
     tokenizer_folder: Path,
     *,
     routes_samples: bool = False,
-    shared: SharedExperts = SharedExperts(),
+    shared: SharedExperts = NO_SHARED,
     dense_layers: int = 0,
     top_k: int,
     dtype: str,
@@ -102,6 +91,8 @@ def build_own_ffn_mixture(
             num_hidden_layers=layers,
             dtype=dtype,
         )
+        for model in (*dense, *beside):
+            model.adjustment.check_names(list(model.tensors), model.name)
         produce = _tensors(config, router, dense, beside, trunk, shared.gates)
         check_names(modelling.model, config, produce, trunk[0].name)
         folders = [expert.folder for expert in experts]
@@ -134,7 +125,7 @@ def _tensors(
             target = PlannedTensor(
                 f"{first['place']}.shared_experts.{index}.{first['rest']}", planned.shape, planned.dtype
             )
-            produce[target.name] = (target, partial(model.read, tensor))
+            produce[target.name] = (target, partial(model.read_adjusted, tensor))
     return produce | _gates(config, router, trunk[0], shared_gates)
 
 

@@ -16,12 +16,11 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from glue.checkpoints.architecture import meta_model
 from glue.checkpoints.dtypes import config_dtype, torch_dtype
-from glue.checkpoints.reader import Checkpoint
 from glue.checkpoints.shards import PlannedTensor
 from glue.mixture.dense import DenseModel, Shape, mean_tensor
 from glue.mixture.modeling_glue_block_mixture import layers_of
 from glue.mixture.router import RouterWeights
-from glue.mixture.writing import ExpertSource
+from glue.mixture.sources import ExpertSource
 from glue.references.reading import refusal
 
 Produce = dict[str, tuple[PlannedTensor, Callable[[], Tensor]]]
@@ -29,7 +28,8 @@ Produce = dict[str, tuple[PlannedTensor, Callable[[], Tensor]]]
 
 def opened(stack: ExitStack, source: ExpertSource) -> DenseModel:
     """A model as part of a mixture inside layers; it stays open as long as the stack."""
-    return DenseModel(source.name, stack.enter_context(Checkpoint.open(source.folder)), untied=True)
+    checkpoint = stack.enter_context(source.opened())
+    return DenseModel(source.name, checkpoint, untied=True, adjustment=source.adjustment)
 
 
 def layer_list(model: DenseModel) -> str:
@@ -71,7 +71,7 @@ def expert_tensors(
             expert.check_shape(name, info.shape)
             place = name.removesuffix(found["rest"]) + f"experts.{index}.{found['rest']}"
             target = PlannedTensor(f"trunk.{place}", info.shape, stored)
-            produce[target.name] = (target, partial(expert.read, name))
+            produce[target.name] = (target, partial(expert.read_adjusted, name))
     return produce
 
 

@@ -10,17 +10,12 @@ from torch import Tensor
 from glue.checkpoints.shards import PlannedTensor
 from glue.checkpoints.verify import verify_checkpoint
 from glue.checkpoints.writer import Progress, write_checkpoint
+from glue.mixture.sources import ExpertSource
+
+__all__ = ["ExpertSource", "Output", "write_mixture"]
 
 # Of the progress that a build reports, the part before verification.
 _WRITING = 0.7
-
-
-@dataclass(frozen=True)
-class ExpertSource:
-    """A whole causal language model that becomes an expert; `name` is what people call it."""
-
-    name: str
-    folder: Path
 
 
 @dataclass(frozen=True)

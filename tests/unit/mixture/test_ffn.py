@@ -14,7 +14,7 @@ from glue.checkpoints.manifest import build_manifest
 from glue.mixture.ffn import build_ffn_mixture
 from glue.mixture.gates import random_gates
 from glue.mixture.load import load_model
-from glue.mixture.writing import ExpertSource
+from glue.mixture.sources import NO_SHARED, UNCHANGED, Adjustment, ExpertSource, SharedExperts
 from glue.specs.errors import IncompatibleModelsError
 from tests.support.mixtures import prompts, silent, tiny_mistral, tiny_qwen2
 from tests.support.models import tiny_llama, tiny_neox, tiny_qwen3
@@ -41,13 +41,16 @@ def mixed(
     dense_layers: int = 0,
     dtype: str = "float32",
     shard_bytes: int = 1_000_000,
+    shared: SharedExperts = NO_SHARED,
+    adjustment: Adjustment = UNCHANGED,
 ) -> Path:
     build_ffn_mixture(
         out,
-        [ExpertSource(folder.name, folder) for folder in folders],
+        [ExpertSource(folder.name, folder, adjustment=adjustment) for folder in folders],
         random_gates(LAYERS, len(folders), WIDTH, seed=5) if gates is None else gates,
         ExpertSource("base", base) if base else None,
         folders[0],
+        shared=shared,
         dense_layers=dense_layers,
         top_k=top_k,
         dtype=dtype,
@@ -120,9 +123,67 @@ def test_a_hybrids_bottom_is_the_bases(kind: Kind, tmp_path: Path) -> None:
     torch.testing.assert_close(logits(folder, ids), logits(expected, ids), **ROUNDING)
 
 
+@pytest.mark.parametrize("dense", [1, 2])
+def test_hybrids_of_llamas_are_qwens(dense: int, tmp_path: Path) -> None:
+    base, expert = tiny_llama(tmp_path / "base", seed=1), tiny_llama(tmp_path / "a", seed=2)
+    folder = mixed(tmp_path / "m", [expert] * 2, base=base, dense_layers=dense)
+    assert type(load_model(folder, torch.float32, "cpu")).__name__ == "Qwen2MoeForCausalLM"
+    mlps = load_file(expert / "model.safetensors")
+    routed = tuple(f"layers.{layer}.mlp." for layer in range(dense, LAYERS))
+    expected = edited(base, lambda name, value: mlps[name] if any(part in name for part in routed) else value)
+    ids = prompts(3, 20)
+    torch.testing.assert_close(logits(folder, ids), logits(expected, ids), **ROUNDING)
+
+
 def test_mixtral_has_no_dense_layers(tmp_path: Path) -> None:
     with pytest.raises(IncompatibleModelsError, match="MixtralForCausalLM has experts in every layer"):
-        mixed(tmp_path / "m", [tiny_llama(tmp_path / "a")] * 2, dense_layers=1)
+        mixed(tmp_path / "m", [tiny_mistral(tmp_path / "a")] * 2, dense_layers=1)
+
+
+@pytest.mark.parametrize("kind", [tiny_llama, tiny_qwen2])
+def test_a_shared_expert_answers_as_its_gate_says(kind: Kind, tmp_path: Path) -> None:
+    base, zero = kind(tmp_path / "base", seed=1), kind(tmp_path / "zero", seed=1)
+    edited(zero, lambda name, value: value * 0 if "down_proj" in name else value)
+    twice = edited(kind(tmp_path / "twice", seed=1), lambda name, value: value * 2 if "down_proj" in name else value)
+    # A gate of zeros lets half through.
+    shared = SharedExperts((ExpertSource("twice", twice),), torch.zeros(LAYERS, 1, WIDTH))
+    folder = mixed(tmp_path / "m", [zero] * 2, base=base, shared=shared)
+    assert type(load_model(folder, torch.float32, "cpu")).__name__ == "Qwen2MoeForCausalLM"
+    ids = prompts(3, 20)
+    torch.testing.assert_close(logits(folder, ids), logits(base, ids), **ROUNDING)
+
+
+@pytest.mark.parametrize(("kind", "told"), [(tiny_llama, "has no shared experts"), (tiny_qwen2, "by a gate")])
+def test_shared_experts_that_no_stock_architecture_has_are_refused(kind: Kind, told: str, tmp_path: Path) -> None:
+    folder = kind(tmp_path / "a")
+    with pytest.raises(IncompatibleModelsError, match=told):
+        mixed(tmp_path / "m", [folder] * 2, shared=SharedExperts((ExpertSource("a", folder),)))
+
+
+def test_noise_and_scale_change_the_experts_alone(tmp_path: Path) -> None:
+    base, expert = tiny_llama(tmp_path / "base", seed=1), tiny_llama(tmp_path / "a", seed=2)
+    half = Adjustment(residual_scale=0.5)
+    scaled = mixed(tmp_path / "m", [expert] * 2, base=base, adjustment=half)
+    mlps = load_file(expert / "model.safetensors")
+    source = load_file(scaled / "model.safetensors")
+    prefix = "model.layers.1"
+    assert torch.equal(
+        source[f"{prefix}.block_sparse_moe.experts.1.w2.weight"], mlps[f"{prefix}.mlp.down_proj.weight"] * 0.5
+    )
+    assert torch.equal(source[f"{prefix}.block_sparse_moe.experts.1.w1.weight"], mlps[f"{prefix}.mlp.gate_proj.weight"])
+    noisy = Adjustment(noise_scale=0.1, seed="1/0")
+    tensors = load_file(mixed(tmp_path / "n", [expert] * 2, base=base, adjustment=noisy) / "model.safetensors")
+    moved = torch.cat(
+        [
+            (tensors[name] - source[name] * (2 if "w2" in name else 1)).flatten()
+            for name in source
+            if ".experts.0." in name
+        ]
+    )
+    assert moved.std().item() == pytest.approx(0.1, rel=0.05)
+    again = load_file(mixed(tmp_path / "o", [expert] * 2, base=base, adjustment=noisy) / "model.safetensors")
+    assert all(torch.equal(again[name], value) for name, value in tensors.items())
+    assert torch.equal(tensors["model.embed_tokens.weight"], source["model.embed_tokens.weight"])
 
 
 def test_without_a_base_the_rest_is_the_mean(tmp_path: Path) -> None:
@@ -217,4 +278,4 @@ def test_numbers_that_do_not_fit_are_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="1 to 2"):
         mixed(tmp_path / "m", [llama, llama], top_k=3)
     with pytest.raises(ValueError, match="can be dense"):
-        mixed(tmp_path / "m", [llama, llama], dense_layers=2)
+        mixed(tmp_path / "m", [llama, llama], dense_layers=3)

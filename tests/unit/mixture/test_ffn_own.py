@@ -11,11 +11,11 @@ from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
 from glue.checkpoints.manifest import build_manifest
-from glue.mixture.ffn_own import SharedExperts, build_own_ffn_mixture
+from glue.mixture.ffn_own import build_own_ffn_mixture
 from glue.mixture.gates import random_gates
 from glue.mixture.load import load_model
 from glue.mixture.router import InnerLayer, RouterWeights
-from glue.mixture.writing import ExpertSource
+from glue.mixture.sources import ExpertSource, SharedExperts
 from glue.specs.errors import IncompatibleModelsError
 from tests.support.mixtures import padded, prompts, silent, tiny_qwen2
 from tests.support.models import VOCABULARY, tiny_llama, tiny_neox, tiny_tokenizer
