@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.chart_tools import ROOT, checkov
+from tests.support.chart_tools import ROOT, checkov, hadolint
 from tests.support.images import DOCKERFILE, Scratch, lineage, stages
 from tests.support.sandbox_server import SandboxServer
 
@@ -72,6 +72,22 @@ def test_checkov_has_nothing_to_say() -> None:
     failed = {check["check_id"] for check in json.loads(done.stdout)["results"]["failed_checks"]}
     # The base is an argument without a default, and docker/build.sh takes none but a digest.
     assert failed <= {"CKV_DOCKER_7"}, failed
+
+
+# hadolint's findings that the Dockerfile accepts, each with its reason.
+ACCEPTED = {
+    "DL3059": "steps that change at different rates are layers of their own, so that a builder keeps the others",
+    "DL3064": "TOKENIZERS_PARALLELISM is a switch and no secret",
+}
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    done = subprocess.run([hadolint(), "--format", "json", DOCKERFILE], capture_output=True, text=True, check=False)
+    findings = json.loads(done.stdout)
+    assert {each["code"] for each in findings} == ACCEPTED.keys(), findings
+    assert [each["line"] for each in findings if each["code"] == "DL3064"] == [
+        1 + next(number for number, line in enumerate(TEXT.splitlines()) if "ENV PYTHONPATH=/app" in line)
+    ]
 
 
 def test_the_build_script_wants_a_digest() -> None:

