@@ -1,5 +1,6 @@
 """A worker's finished folders to and from object storage. Only the worker has its keys; the engine sees folders."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ class Artifacts:
             return
         inputs = [unit.payload, [outcome.result for outcome in unit.outcomes]]
         for location in sorted(set(_locations(inputs))):
-            self._storage.fetch(self._folder, location, _check(interruption))
+            self._storage.fetch(self._folder, location, stopping(interruption))
+            # Copies go that nobody used for long.
+            os.utime(self._folder / location)
 
     def send(self, outcome: UnitOutcome, interruption: Interrupt) -> None:
         """Store the folder that the unit made, before anybody is told of it.
@@ -38,10 +41,12 @@ class Artifacts:
             UnitInterruptedError: the unit must stop.
         """
         if self._storage is not None and outcome.artifact is not None:
-            self._storage.store(self._folder, outcome.artifact.location, _check(interruption))
+            self._storage.store(self._folder, outcome.artifact.location, stopping(interruption))
 
 
-def _check(interruption: Interrupt) -> Callable[[], None]:
+def stopping(interruption: Interrupt) -> Callable[[], None]:
+    """A check between the blocks of a transfer: it ends it when the unit must stop."""
+
     def check() -> None:
         reason = interruption()
         if reason is not None:

@@ -23,6 +23,7 @@ from workers.logs import brief
 from workers.observe import observed, watch
 from workers.settings import Settings
 from workers.unit_runner import UnitRunner, described
+from workers.work_folders import sweep, sweep_copies
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Executor:
         self._unanswered: list[Event] = []
         self._draining_since: float | None = None
         self._busy_at = monotonic()
+        self._sweep_at = 0.0
         watch(settings.home, lambda: self.engine_pid)
         self._thread = Thread(target=self._live, name="executor", daemon=True)
 
@@ -106,6 +108,7 @@ class Executor:
         pause = _FIRST_RETRY_SECONDS
         while self._drains_since() is None:
             try:
+                self._sweep_if_due()
                 if not self._claim_and_run():
                     return
                 pause = _FIRST_RETRY_SECONDS
@@ -117,6 +120,14 @@ class Executor:
                 # The slot outlives every mistake; the unit that met it comes back through the reaper.
                 logger.exception("worker %s: the claim loop failed", self._identity.id)
                 self._listen(_LAST_RETRY_SECONDS)
+
+    def _sweep_if_due(self) -> None:
+        """Free what ended units left on this disk; between two units, because it may take a while."""
+        if monotonic() >= self._sweep_at:
+            self._sweep_at = monotonic() + self._settings.sweep
+            sweep(self._settings.work, self._database)
+            if self._settings.artifacts_url:
+                sweep_copies(self._settings.artifacts, self._database)
 
     def _rest(self) -> None:
         """Wait for the bell or the next poll; an engine that nobody needed for a while gives its memory back."""
@@ -156,6 +167,9 @@ class Executor:
             self._heartbeat.hold(claim, asked + self._settings.lease) as lease,
         ):
             seen.ending = self._runner.run(claim, lease, lambda: self._interruption(lease))
+            if seen.ending != "succeeded":
+                # It may have ended for good.
+                self._sweep_at = 0.0
             self._busy_at = monotonic()
             logger.info("%s: %s after %.2f s", described(claim), seen.ending, self._busy_at - asked)
         return True

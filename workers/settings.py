@@ -26,6 +26,8 @@ class Settings(BrokerSettings):
     `engine_memory` is the resident size above which an engine is replaced between units; 0 sets no limit.
     `drain` is how long a running unit may still take after SIGTERM before it is given back; `retry` is the
     wait before a failed unit is tried again, doubled by every failure; a lost one waits half as long.
+    Every `sweep` the partial work of ended units is removed from `home`.
+    `stall` is how long an engine may make no progress before it is killed; 0 sets no limit.
     With `idle_exit` a slot without a broker ends after so long without a unit; `metrics_port` 0 serves no metrics;
     an empty `artifacts_url` keeps finished folders in `home` alone.
     `secret_keys` open the owners' Hub tokens, `hub_budget` is what models of the Hub may take on disk; 0 sets
@@ -46,6 +48,8 @@ class Settings(BrokerSettings):
     device: Literal["cpu", "cuda"] = Field(default="cpu", validation_alias="GLUE_DEVICE")
     device_memory: int = Field(default=0, ge=0, validation_alias="GLUE_GPU_MEMORY_BYTES")
     engine_memory: int = Field(default=0, ge=0, validation_alias="GLUE_ENGINE_MEMORY_BYTES")
+    stall: float = Field(default=3600, ge=0, validation_alias="GLUE_STALL_SECONDS")
+    sweep: float = Field(default=600, gt=0, validation_alias="GLUE_SWEEP_SECONDS")
     secret_keys: str = Field(default="", repr=False, validation_alias="GLUE_SECRET_KEY")
     hub_budget: int = Field(default=0, ge=0, validation_alias="GLUE_HUB_CACHE_BYTES")
     metrics_port: int = Field(default=0, ge=0, le=65535, validation_alias="GLUE_METRICS_PORT")

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from time import monotonic, sleep
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from glue.records.sealing import Vault
 from glue.references.hub_access import HubAccess, endpoint_of_environment
 from glue.specs.errors import Fault, Reason
 from glue.specs.plan import UnitOutcome, WorkerClass
-from workers.artifacts import Artifacts
+from workers.artifacts import Artifacts, stopping
 from workers.engine.process import (
     EngineDiedError,
     Interruption,
@@ -31,6 +32,7 @@ from workers.engine.process import (
     WarmEngine,
 )
 from workers.heartbeat import Lease
+from workers.hub_models import HubModels
 from workers.logs import brief
 from workers.observe import count_outcome
 from workers.score_cache import find_cached, keep_score
@@ -55,6 +57,7 @@ class UnitRunner:
         self._database = database
         self._engine = engine
         self._artifacts = Artifacts(settings.artifacts, settings.artifacts_url)
+        self._hub_models = HubModels(settings.hub_cache, settings.hub_budget, settings.artifacts_url)
         self._backoff = Backoff(transient=timedelta(seconds=settings.retry))
 
     def run(self, claim: Claim, lease: Lease, interruption: Interrupt) -> str:
@@ -87,9 +90,18 @@ class UnitRunner:
             return cached
         hub = self._persist(lambda session: self._hub(session, claim), lease)
         self._artifacts.bring(claim.unit, interruption)
+        self._bring_models(claim, lease, interruption)
         outcome = self._engine.run(claim.unit, lease.report, interruption, hub)
+        self._hub_models.send(claim.unit, stopping(interruption))
         self._artifacts.send(outcome, interruption)
         return outcome
+
+    def _bring_models(self, claim: Claim, lease: Lease, interruption: Interrupt) -> None:
+        wanted = self._hub_models.missing(claim.unit)
+        if wanted:
+            kept = self._persist(folders_in_use, lease)
+            say = partial(_told, lease)
+            self._hub_models.bring(wanted, kept, say, stopping(interruption))
 
     def _hub(self, session: Session, claim: Claim) -> HubAccess | None:
         """The way to the Hub with the owner's token, for the units that need it and no others."""
@@ -167,6 +179,10 @@ class _Ending:
     write: Callable[[Session], None] | None = None
     last: bool = False
     outcome: UnitOutcome | None = None
+
+
+def _told(lease: Lease, message: str) -> None:
+    lease.report({"fraction": 0.0, "message": message})
 
 
 def _error(reason: Reason, fault: Fault, detail: str) -> dict[str, Any]:

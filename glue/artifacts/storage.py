@@ -4,8 +4,10 @@
 manifest is there, which is written last; a second writer of the same content writes the same bytes.
 """
 
+import hashlib
+import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,7 +16,15 @@ from uuid import uuid4
 import fsspec
 
 from glue.checkpoints.disk import full_disk_is_told
-from glue.checkpoints.manifest import MANIFEST_FILE, Manifest, read_manifest, verify_manifest
+from glue.checkpoints.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    ManifestEntry,
+    build_manifest,
+    read_manifest,
+    verify_manifest,
+)
+from glue.specs.digests import canonical_json
 from glue.specs.errors import GlueError, Reason
 from glue.telemetry.metrics import TRANSFERRED
 
@@ -86,6 +96,60 @@ class ArtifactStorage:
         if not (target / MANIFEST_FILE).is_file():
             raise StorageError(f"{location} could not be put in its place")
 
+    def share(self, folder: Path, location: str, paths: Collection[str] | None = None, check: Check = _never) -> None:
+        """Copy a folder there that is no artifact, or these files of it, with a manifest; what is stored is kept."""
+        if self.has(location):
+            return
+        files = [entry for entry in build_manifest(folder).files if paths is None or entry.path in paths]
+        for entry in files:
+            check()
+            if self._size(location, entry.path) != entry.size:
+                self._put(folder / entry.path, location, entry.path, check)
+        manifest = canonical_json(Manifest(tuple(files)).as_json()).encode()
+        self._files.pipe_file(self._path(location, MANIFEST_FILE), manifest)
+
+    def shared_bytes(self, location: str, folder: Path) -> int:
+        """How much of what was shared this folder lacks.
+
+        Raises:
+            StorageError: it is not stored, or its manifest cannot be read.
+        """
+        return sum(entry.size for entry in self._shared(location).files if not _is_there(folder, entry))
+
+    def fetch_shared(self, location: str, folder: Path, last: str = "", check: Check = _never) -> None:
+        """Have what was shared in the folder, each file verified; a file that is there is kept, `last` comes last.
+
+        Nobody else may fetch into this folder meanwhile.
+
+        Raises:
+            StorageError: it is not stored, or its bytes are not those of its manifest.
+            DiskFullError: there is no space.
+        """
+        for left in folder.glob(f"{_FETCHING}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        for entry in sorted(self._shared(location).files, key=lambda entry: entry.path == last):
+            check()
+            if not _is_there(folder, entry):
+                self._get_shared(location, entry, folder, check)
+
+    def _shared(self, location: str) -> Manifest:
+        try:
+            return Manifest.from_json(json.loads(self._files.cat_file(self._path(location, MANIFEST_FILE))))
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            raise StorageError(f"{location} is not on object storage, or its manifest cannot be read") from None
+
+    def _get_shared(self, location: str, entry: ManifestEntry, folder: Path, check: Check) -> None:
+        fresh = f"{_FETCHING}{uuid4().hex}"
+        try:
+            self._get_file(location, entry.path, folder / fresh, check)
+            with (folder / fresh / entry.path).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
+                    raise StorageError(f"{entry.path} of {location} has not the bytes that its manifest names")
+            (folder / entry.path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / fresh / entry.path).replace(folder / entry.path)
+        finally:
+            shutil.rmtree(folder / fresh, ignore_errors=True)
+
     def read(self, location: str, path: str, start: int, end: int) -> Iterator[bytes]:
         """Bytes `start` to `end` (exclusive) of one file.
 
@@ -150,6 +214,11 @@ class ArtifactStorage:
 
     def _path(self, location: str, path: str) -> str:
         return str(self._root / location / path)
+
+
+def _is_there(folder: Path, entry: ManifestEntry) -> bool:
+    path = folder / entry.path
+    return path.is_file() and path.stat().st_size == entry.size
 
 
 def _pump(source: Any, target: Any, direction: str, check: Check) -> None:

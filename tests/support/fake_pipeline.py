@@ -8,8 +8,10 @@ import errno
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,34 @@ def _kill_worker(request: UnitRequest, context: Context) -> dict[str, Any]:
     raise AssertionError
 
 
+def _hang(request: UnitRequest, context: Context) -> dict[str, Any]:
+    """Deadlock, unless the file `path` exists; make it first. With a child that ignores everything but SIGKILL."""
+    path = Path(request.payload["path"])
+    if not path.exists():
+        context.progress(0.3, "taking the lock")
+        child = subprocess.Popen(["sh", "-c", "trap '' TERM INT HUP; sleep 600"])
+        path.write_text(str(child.pid))
+        lock = threading.Lock()
+        lock.acquire()
+        lock.acquire()
+    return {"pid": os.getpid()}
+
+
+def _write_and_fail(request: UnitRequest, context: Context) -> dict[str, Any]:
+    _write(context)
+    raise EvaluationError("it has written a shard")
+
+
+def _write_and_wait(request: UnitRequest, context: Context) -> dict[str, Any]:
+    _write(context)
+    return _sleep(replace(request, payload={"seconds": 60}), context)
+
+
+def _write(context: Context) -> None:
+    (context.work / "model").mkdir(parents=True)
+    (context.work / "model" / "shard").write_bytes(bytes(1000))
+
+
 def _close_pipe(request: UnitRequest, context: Context) -> dict[str, Any]:
     for descriptor in range(3, 64):
         try:
@@ -174,6 +204,9 @@ _DEEDS: dict[str, Callable[[UnitRequest, Context], dict[str, Any]]] = {
     "segfault": _segfault,
     "exit": _exit,
     "kill_worker": _kill_worker,
+    "hang": _hang,
+    "write_and_fail": _write_and_fail,
+    "write_and_wait": _write_and_wait,
     "close_pipe": _close_pipe,
     "user_error": _user_error,
     "bug": _bug,

@@ -51,6 +51,10 @@ class EngineDiedError(Exception):
     """The engine ended without an answer, and nobody of ours killed it."""
 
 
+class EngineStalledError(EngineDiedError):
+    """The engine said nothing for too long and was killed, with its children."""
+
+
 class UnitFailedError(Exception):
     """The unit ended with `error`, in its stored form."""
 
@@ -96,10 +100,11 @@ class WarmEngine:
             UnitFailedError: the unit failed.
             UnitInterruptedError: `interruption` gave a reason; the engine and its children are dead.
             EngineDiedError: the engine crashed.
+            EngineStalledError: it made no progress for `Settings.stall` and is dead with its children.
         """
         process = self._for_job(request.job_id)
         try:
-            outcome = _converse(process, self._line(request, hub), progress, interruption)
+            outcome = _converse(process, self._line(request, hub), progress, interruption, self._settings.stall)
         except BaseException:
             # Whatever went wrong may have left half a model behind: the next unit gets a fresh engine.
             self.stop()
@@ -136,7 +141,9 @@ def _converse(
     line: bytes,
     progress: Callable[[dict[str, Any]], None],
     interruption: Callable[[], Interruption | None],
+    stall: float,
 ) -> UnitOutcome:
+    heard_at, last = monotonic(), "it began"
     for answer in process.exchange(line):
         match answer:
             case Done(outcome):
@@ -144,10 +151,13 @@ def _converse(
             case Failed(error):
                 raise UnitFailedError(error)
             case Progress(fraction, message):
+                heard_at, last = monotonic(), message
                 progress({"fraction": fraction, "message": message})
         reason = interruption()
         if reason is not None:
             raise UnitInterruptedError(reason)
+        if 0 < stall < monotonic() - heard_at:
+            raise EngineStalledError(f"the engine made no progress for {stall:g} s and was killed; its last: {last}")
     raise EngineDiedError(process.how_it_ended())
 
 

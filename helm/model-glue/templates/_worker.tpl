@@ -87,6 +87,7 @@ spec:
         {{- with $pool.engineMemoryBytes }}
         - {name: GLUE_ENGINE_MEMORY_BYTES, value: {{ . | quote }}}
         {{- end }}
+        - {name: GLUE_STALL_SECONDS, value: {{ $root.Values.lease.stallSeconds | quote }}}
         - {name: GLUE_DRAIN_SECONDS, value: {{ $pool.drainSeconds | quote }}}
         - {name: GLUE_LEASE_SECONDS, value: {{ $root.Values.lease.seconds | quote }}}
         - {name: GLUE_POLL_SECONDS, value: {{ $root.Values.lease.pollSeconds | quote }}}
@@ -96,9 +97,9 @@ spec:
         - {name: HF_HOME, value: /tmp/huggingface}
         {{- if has "hub" $pool.classes }}
         {{- include "glue.hubEnv" $root | nindent 8 }}
+        {{- end }}
         {{- with $root.Values.hub.cacheBytes }}
         - {name: GLUE_HUB_CACHE_BYTES, value: {{ . | quote }}}
-        {{- end }}
         {{- end }}
       ports:
         - {name: metrics, containerPort: {{ $root.Values.observability.metricsPort }}}

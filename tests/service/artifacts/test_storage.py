@@ -8,7 +8,14 @@ import fsspec
 import pytest
 
 from glue.artifacts.storage import ArtifactStorage, StorageError
-from glue.checkpoints.manifest import MANIFEST_FILE, DamagedFolderError, publish_folder, read_manifest, verify_manifest
+from glue.checkpoints.manifest import (
+    MANIFEST_FILE,
+    DamagedFolderError,
+    build_manifest,
+    publish_folder,
+    read_manifest,
+    verify_manifest,
+)
 from tests.support.object_storage import ObjectStorage, object_storage
 
 
@@ -150,3 +157,59 @@ def test_any_range_of_a_file_can_be_read(storage: ArtifactStorage, here: Path) -
         assert b"".join(storage.read(location, "model.safetensors", start, end)) == whole[start:end]
     with pytest.raises(FileNotFoundError):
         storage.read(location, "nothing", 0, 1)
+
+
+def shared(folder: Path) -> Path:
+    """A folder that is no artifact."""
+    (folder / "train").mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(bytes([7, 1, 2]) * 3_000_000)
+    (folder / "train" / "data.jsonl").write_text("{}\n")
+    (folder / ".complete").write_text("{}")
+    return folder
+
+
+def test_a_folder_that_is_no_artifact_is_shared(storage: ArtifactStorage, tmp_path: Path) -> None:
+    ours, theirs = shared(tmp_path / "ours"), tmp_path / "theirs"
+    storage.share(ours, "hub/model")
+    assert storage.shared_bytes("hub/model", theirs) == 9_000_005
+    storage.fetch_shared("hub/model", theirs)
+    verify_manifest(theirs, build_manifest(ours))
+    assert storage.shared_bytes("hub/model", theirs) == 0
+    storage.share(ours, "hub/data", ["train/data.jsonl"])
+    storage.fetch_shared("hub/data", tmp_path / "data")
+    assert [path.name for path in (tmp_path / "data").rglob("*")] == ["train", "data.jsonl"]
+
+
+@pytest.mark.parametrize("blocks", [0, 2, 4, 6])
+def test_a_fetch_of_a_shared_folder_goes_on_where_it_was_stopped(
+    storage: ArtifactStorage, tmp_path: Path, blocks: int
+) -> None:
+    ours, theirs = shared(tmp_path / "ours"), tmp_path / "theirs"
+    storage.share(ours, "hub/model")
+    with pytest.raises(StoppedError):
+        storage.fetch_shared("hub/model", theirs, ".complete", stop_after(blocks))
+    assert not (theirs / ".complete").exists(), "it comes last"
+    (theirs / ".fetch.dead").mkdir(parents=True)
+    storage.fetch_shared("hub/model", theirs, ".complete")
+    verify_manifest(theirs, build_manifest(ours))
+
+
+def test_a_share_that_was_stopped_is_not_there_and_is_finished_later(storage: ArtifactStorage, tmp_path: Path) -> None:
+    ours = shared(tmp_path / "ours")
+    with pytest.raises(StoppedError):
+        storage.share(ours, "hub/model", check=stop_after(2))
+    with pytest.raises(StorageError, match="not on object storage"):
+        storage.fetch_shared("hub/model", tmp_path / "theirs")
+    storage.share(ours, "hub/model")
+    storage.fetch_shared("hub/model", tmp_path / "theirs")
+
+
+def test_damage_to_what_is_shared_is_noticed(storage: ArtifactStorage, url: str, tmp_path: Path) -> None:
+    storage.share(shared(tmp_path / "ours"), "hub/model")
+    files, root = fsspec.core.url_to_fs(url)
+    with files.open(f"{root}/hub/model/train/data.jsonl", "wb") as data:
+        data.write(b"[]\n")
+    with pytest.raises(StorageError, match=r"data\.jsonl of hub/model has not the bytes"):
+        storage.fetch_shared("hub/model", tmp_path / "theirs", ".complete")
+    assert not (tmp_path / "theirs" / "train" / "data.jsonl").exists()
+    assert not (tmp_path / "theirs" / ".complete").exists()

@@ -15,6 +15,7 @@ from tests.support.fake_pipeline import RUNNER
 from tests.support.processes import all_gone
 from workers.engine.process import (
     EngineDiedError,
+    EngineStalledError,
     Interruption,
     UnitFailedError,
     UnitInterruptedError,
@@ -137,6 +138,23 @@ def test_a_dead_engine_is_told_from_a_failed_unit(driver: Driver, do: str, how: 
     with pytest.raises(EngineDiedError, match=how):
         driver.run(do)
     assert driver.run("nothing").result["pid"]
+
+
+def test_an_engine_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
+    driver, path = Driver(settings_of(tmp_path, GLUE_STALL_SECONDS=1)), tmp_path / "pid"
+    with pytest.raises(EngineStalledError, match="no progress for 1 s and was killed; its last: taking the lock"):
+        driver.run("hang", path=str(path))
+    assert gone(int(path.read_text()))
+    assert driver.engine.pid is None
+    assert driver.run("hang", path=str(path)).result["pid"]
+    driver.engine.stop()
+
+
+def test_a_long_unit_that_makes_progress_does_not_hang(tmp_path: Path) -> None:
+    driver = Driver(settings_of(tmp_path, GLUE_STALL_SECONDS=1))
+    assert driver.run("nothing").result["pid"]
+    assert driver.run("sleep", seconds=2.5).result["pid"]
+    driver.engine.stop()
 
 
 def test_an_engine_that_died_while_idle_costs_no_unit(driver: Driver) -> None:

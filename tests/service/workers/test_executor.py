@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from glue.records import leases
 from glue.records.database import Database
+from glue.records.events import list_events
 from glue.records.leases import Claim, WorkerIdentity
 from glue.specs.plan import WorkerClass
 from tests.support.service import FAST, Jobs
@@ -87,6 +88,23 @@ def test_an_idle_executor_ends_at_once(executor: Executor) -> None:
     executor.drain()
     executor.join()
     assert monotonic() - started < 2
+
+
+def test_a_unit_that_hangs_is_tried_again_and_its_events_tell_why(
+    settings: Settings, jobs: Jobs, tmp_path: Path
+) -> None:
+    executor = Executor(settings.model_copy(update={"stall": 1.0, "poll": 0.3}), list(WorkerClass))
+    executor.start()
+    job_id = jobs.submit({"do": "hang", "path": str(tmp_path / "once")})
+    jobs.wait_for_status(job_id, "succeeded")
+    executor.drain()
+    executor.join()
+    assert jobs.attempts(job_id) == ["failed", "succeeded"]
+    with jobs.database.transaction() as session:
+        events = list_events(session, job_id, 0, 100)
+    (retried,) = (event.data["error"] for event in events if event.type == "unit.retried")
+    assert (retried["reason"], retried["fault"]) == ("worker_lost", "transient")
+    assert "no progress for 1 s and was killed; its last: taking the lock" in retried["detail"]
 
 
 def test_an_engine_that_nobody_needs_gives_its_memory_back(
