@@ -10,6 +10,7 @@ from glue.evaluation.suite import Suite, check_disjoint, load_suite
 from glue.merging.engine import merge_into
 from glue.mixture.load import load_model
 from glue.pipeline.context import Context
+from glue.pipeline.heard import SCORING, heard
 from glue.pipeline.models import DTYPES, checkpoints, resident_model, zoo_tokenizer
 from glue.pipeline.outcomes import Outcomes
 from glue.references.folders import folder_commit
@@ -30,7 +31,7 @@ def score_candidate(request: UnitRequest, spec: JobSpec, context: Context) -> Un
     model = resident_model(candidate.expression, suite_spec.dtype, spec, Outcomes(request.outcomes), context)
     merge_into(candidate.expression, checkpoints(spec, context), model)
     merged = monotonic()
-    context.progress(0.1, f"scoring {candidate.name}")
+    context.progress(SCORING, f"scoring {candidate.name}")
     score, notes = _score(model, payload["suite"], spec, context, payload.get("share"))
     scored = ScoredCandidate(name=candidate.name, expression=candidate.expression, score=score)
     seconds = {"merge_seconds": merged - started, "score_seconds": monotonic() - merged}
@@ -44,7 +45,7 @@ def score_mixture(request: UnitRequest, spec: JobSpec, context: Context) -> Unit
     key = (str(folder), suite_spec.dtype, context.device)
     context.progress(0.0, "loading the mixture")
     model = context.keep("model", key, lambda: load_model(folder, DTYPES[suite_spec.dtype], context.device))
-    context.progress(0.1, "scoring the mixture")
+    context.progress(SCORING, "scoring the mixture")
     score, notes = _score(model, request.payload["suite"], spec, context)
     return UnitOutcome({"score": score.as_json()} | notes)
 
@@ -88,5 +89,6 @@ def _score(
     suite = context.keep(f"part of {name}", (whole.digest, share), lambda: whole.part(share)) if share else whole
     kind = f"scorer {name} {share}" if share else f"scorer {name}"
     scorer = context.keep(kind, (suite.digest, context.device), lambda: Scorer(suite, context.device))
-    score = scorer.score(model, zoo_tokenizer(spec, context))
+    with heard(model, context, SCORING):
+        score = scorer.score(model, zoo_tokenizer(spec, context))
     return score, {"notes": {"degraded": scorer.degraded}} if scorer.degraded else {}
