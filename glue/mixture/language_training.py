@@ -54,6 +54,11 @@ class LanguageTraining:
     save_every: int
     seed: int
 
+    @property
+    def examples(self) -> int:
+        """How many examples all steps together take."""
+        return self.steps * self.accumulate * self.batch
+
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
         rising = math.ceil(self.warmup * self.steps)
@@ -164,7 +169,8 @@ class _Run:
             progress(self._step / steps, f"router, step {self._step} of {steps}: loss {record.loss:.4f}")
         shares = self._late / self._late.sum(-1, keepdim=True)
         named = zip(self._watched.routers, shares.tolist(), strict=True)
-        return Trained(tuple(self._records), {name: tuple(share) for name, share in named})
+        rounded = {name: tuple(round(share, 4) for share in each) for name, each in named}
+        return Trained(tuple(self._records), rounded)
 
     @torch.no_grad()
     def _begin(self) -> None:

@@ -221,6 +221,7 @@ def _built(mix: _Mix, output: Output) -> tuple[str, ...]:
         output.part(_BUILDING, 1.0),
         mix.texts,
         mix.language_training(),
+        tokenizer=mix.tokenizer(),
         experts=[expert.name for expert in mix.experts],
         length=mix.length,
         device=mix.device,

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.core_model_loading import revert_weight_conversion
 
 from glue.checkpoints.disk import write_whole
 from glue.checkpoints.replace import replace_tensors
 from glue.mixture.language_training import LanguageTraining, Trained, train_routers
 from glue.mixture.load import load_model
-from glue.mixture.training_text import read_examples
+from glue.mixture.training_text import Example, read_examples
 from glue.mixture.watched_routers import WatchedRouters
 from glue.mixture.writing import Output
 
@@ -32,6 +32,7 @@ def train_mixture(
     texts: Sequence[Path],
     training: LanguageTraining,
     *,
+    tokenizer: PreTrainedTokenizerBase,
     experts: Sequence[str],
     length: int,
     device: str,
@@ -49,7 +50,8 @@ def train_mixture(
     folder = output.folder
     record = folder / RECORD_FILE
     if not record.is_file():
-        found = _learn(output, texts, training, length, device)
+        examples = read_examples(texts, tokenizer, length=length, most=training.examples, seed=training.seed)
+        found = _learn(output, examples, training, device)
         write_whole(record, _as_json(found, training), output.token)
     (folder / STATE_FILE).unlink(missing_ok=True)
     return idle_notes(json.loads(record.read_bytes())["shares"], experts)
@@ -67,11 +69,8 @@ def idle_notes(shares: Mapping[str, Sequence[float]], experts: Sequence[str]) ->
     return tuple(notes)
 
 
-def _learn(output: Output, texts: Sequence[Path], training: LanguageTraining, length: int, device: str) -> Trained:
+def _learn(output: Output, examples: Sequence[Example], training: LanguageTraining, device: str) -> Trained:
     folder = output.folder
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    most = training.steps * training.batch * training.accumulate
-    examples = read_examples(texts, tokenizer, length=length, most=most, seed=training.seed)
     model = load_model(folder, torch.bfloat16 if training.autocast else torch.float32, device)
     state, token = folder / STATE_FILE, output.token
     found = train_routers(model, examples, training, state, token, output.part(0.0, _LEARNING).progress)

@@ -19,7 +19,7 @@ from glue.mixture.router import RouterWeights
 from glue.mixture.trained import RECORD_FILE, idle_notes, train_mixture
 from glue.mixture.writing import ExpertSource, Output
 from tests.support.mixtures import mix, silent
-from tests.support.models import tiny_llama
+from tests.support.models import char_tokenizer, tiny_llama
 
 QUICK = LanguageTraining(
     steps=12, learning_rate=0.3, batch=4, accumulate=1, schedule="cosine", warmup=0.0, balance=0.01,
@@ -52,7 +52,8 @@ def built(level: str, out: Path, experts: list[Path], dtype: str = "float32") ->
 
 def train(folder: Path, text: Path, training: LanguageTraining = QUICK, progress: Any = silent) -> tuple[str, ...]:
     output = Output(folder, 9_000, 1, progress)
-    return train_mixture(output, [text], training, experts=["a", "b"], length=64, device="cpu")
+    own: dict[str, Any] = {"tokenizer": char_tokenizer(), "experts": ["a", "b"], "length": 64, "device": "cpu"}
+    return train_mixture(output, [text], training, **own)
 
 
 @pytest.mark.parametrize("level", ["model", "ffn"])

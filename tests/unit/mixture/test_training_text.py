@@ -8,7 +8,10 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from examples import small_zoo
+from examples.small_zoo.data import DOMAINS
 from glue.mixture import training_text
+from glue.mixture.mix_yaml import read_mix_file
 from glue.mixture.training_text import Example, read_examples
 from glue.specs.errors import InvalidInputError
 from tests.support.models import VOCABULARY, char_tokenizer
@@ -106,3 +109,14 @@ def test_of_many_rows_some_are_drawn_by_the_seed(tmp_path: Path) -> None:
     assert first == same != other
     assert len({example.ids for example in first}) == 20
     assert len(read(path, most=500)) == 200
+
+
+def test_the_example_learns_from_no_question_of_the_small_zoos_suites() -> None:
+    folder = Path(small_zoo.__file__).parent
+    file = read_mix_file(folder / "mixture.yml")
+    texts = [json.loads(line) for name in file.texts for line in (folder / name).read_text().splitlines()]
+    asked = {
+        item.context for domain in DOMAINS.values() for items in (domain().proxy, domain().report) for item in items
+    }
+    assert len(texts) == 180
+    assert not asked & {row["prompt"] for row in texts}
