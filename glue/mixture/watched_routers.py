@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from glue.mixture.modeling_glue_block_mixture import BlockMixtureLayer, BlockRouter, pool_states
+from glue.mixture.modeling_glue_ffn_mixture import FfnSampleRouter, FfnTokenRouter, MlpMixture
 from glue.mixture.modeling_glue_model_mixture import GlueModelMixtureForCausalLM, SampleRouter, pool_features
 
-_SAMPLE_ROUTERS = (SampleRouter, BlockRouter)
+_SAMPLE_ROUTERS = (SampleRouter, BlockRouter, FfnSampleRouter)
 _STOCK_ROUTER = "TopKRouter"
 _SMALLEST_SIZE = 1e-8
 
@@ -83,6 +84,8 @@ class WatchedRouters:
         def keep(router: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if isinstance(router, _SAMPLE_ROUTERS):
                 self.logits[name] = output
+            elif isinstance(router, FfnTokenRouter):
+                self.logits[name] = output[self.real.flatten().to(output.device)]
             else:
                 self.logits[name] = output[0][self.real.flatten().to(output[0].device)]
             if self._measured is not None:
@@ -100,13 +103,16 @@ class WatchedRouters:
 
     def _inputs(self, router: nn.Module, args: tuple[Any, ...]) -> dict[str, Tensor]:
         """What each of a router's parameters is multiplied with: decisions x size."""
-        if not isinstance(router, _SAMPLE_ROUTERS):
+        if not isinstance(router, (*_SAMPLE_ROUTERS, FfnTokenRouter)):
             states = args[0].reshape(-1, args[0].shape[-1])
             return {"weight": states[self.real.flatten().to(states.device)]}
         if isinstance(router, SampleRouter):
             features, last = pool_features(router.embedding, *args) - router.centre, "weight"
-        else:
+        elif isinstance(router, _SAMPLE_ROUTERS):
             features, last = pool_states(*args) - router.centre, "gate.weight"
+        else:
+            states = args[0].reshape(-1, args[0].shape[-1])[self.real.flatten().to(args[0].device)]
+            features, last = states.float() - router.centre, "gate.weight"
         if router.inner is None:
             return {last: features}
         inner = router.inner(features).relu()
@@ -114,14 +120,14 @@ class WatchedRouters:
 
 
 def _is_router(module: nn.Module) -> bool:
-    return isinstance(module, _SAMPLE_ROUTERS) or type(module).__name__.endswith(_STOCK_ROUTER)
+    return isinstance(module, (*_SAMPLE_ROUTERS, FfnTokenRouter)) or type(module).__name__.endswith(_STOCK_ROUTER)
 
 
 def _choices(module: Any) -> list[tuple[Any, str, int]]:
     """Who says how many experts are asked, under which name, and how many there are."""
     if isinstance(module, GlueModelMixtureForCausalLM):
         return [(module.config, "experts_per_token", len(module.experts))]
-    if isinstance(module, BlockMixtureLayer):
+    if isinstance(module, (BlockMixtureLayer, MlpMixture)):
         return [(module, "experts_per_token", len(module.experts))]
     if type(module).__name__.endswith(_STOCK_ROUTER):
         return [(module, "top_k", len(module.weight))]

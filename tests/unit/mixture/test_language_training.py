@@ -13,6 +13,7 @@ import torch
 
 from glue.mixture.block import build_block_mixture
 from glue.mixture.ffn import build_ffn_mixture
+from glue.mixture.ffn_own import build_own_ffn_mixture
 from glue.mixture.language_training import LanguageTraining, Trained, balancing_term, train_routers
 from glue.mixture.load import load_model
 from glue.mixture.router import InnerLayer, RouterWeights, pool_features, read_embedding
@@ -64,11 +65,19 @@ def ffn_level(out: Path, experts: list[Path]) -> None:
     build_ffn_mixture(out, sources, torch.zeros(2, 2, 16), None, experts[0], top_k=2, **OWN)
 
 
+def own_ffn_level(out: Path, experts: list[Path], *, routes_samples: bool) -> None:
+    sources = [ExpertSource(folder.name, folder) for folder in experts]
+    own = OWN | {"routes_samples": routes_samples, "top_k": 1}
+    build_own_ffn_mixture(out, sources, undecided(2), None, experts[0], **own)
+
+
 LEVELS: dict[str, Callable[[Path, list[Path]], None]] = {
     "model": partial(model_level, router=undecided()),
     "model, two layers": partial(model_level, router=two_layers()),
     "block": block_level,
     "ffn": ffn_level,
+    "ffn, tokens": partial(own_ffn_level, routes_samples=False),
+    "ffn, samples": partial(own_ffn_level, routes_samples=True),
 }
 
 
