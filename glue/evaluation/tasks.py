@@ -11,11 +11,12 @@ from lm_eval.utils import apply_template
 
 from glue.evaluation.installed import hub_splits, installed_config
 from glue.evaluation.metrics import FIRST_TRY
-from glue.evaluation.sandbox import Limits, check_sandbox, run_program
+from glue.evaluation.sandbox import check_sandbox, run_program
 from glue.evaluation.task_data import read_split
 from glue.evaluation.task_files import TaskFolder
 from glue.evaluation.task_schema import CodeSettings, TaskFile
 from glue.evaluation.templates import sandbox_templates
+from glue.sandbox.programs import Limits
 from glue.specs.errors import EvaluationError, GlueError
 from glue.specs.suite import TaskData
 
