@@ -7,34 +7,50 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from glue.evaluation.memory import Room
+
 Row = TypeVar("Row")
 Result = TypeVar("Result")
 Tokens = tuple[int, ...]
 
 
 class Batch:
-    """How many rows run at once. It halves when memory runs out, and stays so."""
+    """How many rows run at once: what is asked for, if there is room. It halves when memory runs out, and stays so."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.asked = size
+        self._fitted = size
 
     @property
     def degraded(self) -> str:
-        """What became of the batch that was asked for; empty while it is kept."""
-        return "" if self.size == self.asked else f"out of memory: batch {self.asked} reduced to {self.size}"
+        """What became of the batch that was asked for, where another machine might have kept it; otherwise empty.
+
+        Room that is the same on every machine is part of what a score means, and no reason.
+        """
+        if self.size < self.asked:
+            return f"out of memory: batch {self.asked} reduced to {self.size}"
+        if self._fitted < self.asked:
+            return f"memory of the device: batch {self.asked} reduced to {self._fitted}"
+        return ""
 
     def run(
-        self, rows: Sequence[Row], work: Callable[[Sequence[Row]], Result]
+        self,
+        rows: Sequence[Row],
+        work: Callable[[Sequence[Row]], Result],
+        cost: Callable[[Row], int] | None = None,
+        room: Room | None = None,
     ) -> Iterator[tuple[Sequence[Row], Result]]:
         """The rows in order, a batch at a time, with what `work` makes of each.
+
+        `cost` is the bytes of a row; a batch takes as many times those of its dearest, and no more than `room`.
 
         Raises:
             Exception: what `work` raises, unless it is that memory ran out for more than one row.
         """
         start = 0
         while start < len(rows):
-            part = rows[start : start + self.size]
+            part = self._fitting(rows[start : start + self.size], cost, room)
             try:
                 result = work(part)
             except (RuntimeError, MemoryError) as error:
@@ -48,6 +64,14 @@ class Batch:
             # Here the error, and with it the tensors of its frames, is gone.
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+    def _fitting(self, rows: Sequence[Row], cost: Callable[[Row], int] | None, room: Room | None) -> Sequence[Row]:
+        if cost is None or room is None:
+            return rows
+        count = max(1, room.budget() // max(map(cost, rows)))
+        if count < len(rows) and not room.is_fixed:
+            self._fitted = min(self._fitted, count)
+        return rows[:count]
 
 
 def _is_out_of_memory(error: Exception) -> bool:

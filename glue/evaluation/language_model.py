@@ -183,6 +183,7 @@ class ResidentModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
             new_tokens=new_tokens,
             stops=stops,
             batch=self.batch,
+            tolerance=TOLERANCE if self._share else None,
             ends=self._ends,
         )
         return [postprocess_generated_text(text, stops, None) for text in texts]

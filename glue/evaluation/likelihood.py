@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from glue.evaluation.batches import Batch, Tokens, padded, routes, routing_of
+from glue.evaluation.memory import room_of, row_bytes
 from glue.specs.errors import EvaluationError
 
 Answer = tuple[float, bool]
@@ -46,7 +47,12 @@ def log_likelihoods(model: PreTrainedModel, queries: Sequence[Query], batch: Bat
         EvaluationError: a continuation has no token or more than `max_length`.
     """
     answers: list[Answer] = [(0.0, False)] * len(queries)
-    for rows, found in batch.run(_rows(model, queries, max_length), lambda rows: _answers(model, rows, queries)):
+
+    def cost(row: _Row) -> int:
+        return row_bytes(model, len(row.tokens), max(len(queries[number].continuation) for number in row.queries))
+
+    ordered = _rows(model, queries, max_length)
+    for rows, found in batch.run(ordered, lambda rows: _answers(model, rows, queries), cost, room_of(model.device)):
         numbers = [number for row in rows for number in row.queries]
         for number, answer in zip(numbers, found, strict=True):
             answers[number] = answer

@@ -17,6 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from glue.evaluation.batches import Batch, Tokens, routes
 from glue.evaluation.likelihood import Answer, Query, log_likelihoods
+from glue.evaluation.memory import room_of, row_bytes
 
 # Shorter beginnings do not pay for the copies of their cache.
 SHORTEST_PREFIX = 32
@@ -56,7 +57,7 @@ def shared_log_likelihoods(
     Whether greedy decoding gives a continuation is the same: where it hangs on less than `tolerance`, the query is
     repeated on the plain path. So is what shares nothing, or does not fit.
     """
-    if not _can_share(model):
+    if not can_share(model):
         return log_likelihoods(model, queries, batch, max_length)
     answers: dict[int, Answer] = {}
     for cluster in _clusters(_groups(queries, max_length)):
@@ -76,6 +77,18 @@ def _groups(queries: Sequence[Query], max_length: int) -> list[_Group]:
         tail = group.tails.setdefault(query.continuation[:-1], len(group.tails))
         group.queries.append((number, tail))
     return [groups[context] for context in sorted(groups)]
+
+
+def beginnings(contexts: Sequence[Tokens]) -> list[tuple[int, list[int]]]:
+    """The numbers of contexts that begin alike, with how many tokens they share; without those that stand alone."""
+    numbers: dict[Tokens, list[int]] = {}
+    for number, context in enumerate(contexts):
+        numbers.setdefault(context, []).append(number)
+    clusters = _clusters([_Group(context) for context in sorted(numbers)])
+    return [
+        (cluster.prefix, [number for group in cluster.groups for number in numbers[group.context]])
+        for cluster in clusters
+    ]
 
 
 def _clusters(groups: Sequence[_Group]) -> Iterator[_Cluster]:
@@ -114,20 +127,26 @@ def _common(first: Tokens, second: Tokens) -> int:
 def _cluster_answers(
     model: PreTrainedModel, cluster: _Cluster, queries: Sequence[Query], batch: Batch, tolerance: float
 ) -> dict[int, Answer]:
-    prefix = _prefix_cache(model, cluster)
+    prefix = prefix_cache(model, cluster.groups[0].context[: cluster.prefix])
     answers: dict[int, Answer] = {}
-    for _, found in batch.run(
-        cluster.groups, lambda rows: _batch_answers(model, rows, cluster, prefix, queries, tolerance)
-    ):
+
+    def cost(group: _Group) -> int:
+        width = len(group.context) - cluster.prefix + group.tail_tokens
+        return row_bytes(model, width, 1 + group.tail_tokens, before=cluster.prefix)
+
+    def work(rows: Sequence[_Group]) -> dict[int, Answer]:
+        return _batch_answers(model, rows, cluster, prefix, queries, tolerance)
+
+    for _, found in batch.run(cluster.groups, work, cost, room_of(model.device)):
         answers |= found
     return answers
 
 
-def _prefix_cache(model: PreTrainedModel, cluster: _Cluster) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values of the prefix by layer, each 1 x heads x prefix x width; none without a prefix."""
-    if not cluster.prefix:
+def prefix_cache(model: PreTrainedModel, prefix: Tokens) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values of these tokens by layer, each 1 x heads x tokens x width; none without tokens."""
+    if not prefix:
         return []
-    ids = torch.tensor([cluster.groups[0].context[: cluster.prefix]], device=model.device)
+    ids = torch.tensor([prefix], device=model.device)
     cache = DynamicCache(config=model.config)
     model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
     layers: list[Any] = cache.layers
@@ -177,9 +196,7 @@ def _logits(
 ) -> Tensor:
     """Logits of the last `kept` positions, groups x kept x vocabulary."""
     ids, positions, segments = _packed(groups, prefix, model.device)
-    cache = DynamicCache(config=model.config)
-    for layer, (keys, values) in enumerate(cached):
-        cache.update(keys.expand(len(groups), -1, -1, -1), values.expand(len(groups), -1, -1, -1), layer)
+    cache = cache_for(model, cached, len(groups))
     output = model(
         input_ids=ids,
         position_ids=positions,
@@ -190,6 +207,14 @@ def _logits(
     )
     logits: Tensor = output.logits
     return logits[:, -kept:]
+
+
+def cache_for(model: PreTrainedModel, prefix: Sequence[tuple[Tensor, Tensor]], rows: int) -> DynamicCache:
+    """The prefix's keys and values, as the cache of so many rows that all begin with it."""
+    cache = DynamicCache(config=model.config)
+    for layer, (keys, values) in enumerate(prefix):
+        cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
+    return cache
 
 
 def _packed(groups: Sequence[_Group], prefix: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -221,7 +246,7 @@ def _mask(segments: Tensor, prefix: int, dtype: torch.dtype) -> Tensor:
 _known: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
-def _can_share(model: PreTrainedModel) -> bool:
+def can_share(model: PreTrainedModel) -> bool:
     """Whether the model takes masks, positions and caches as this module gives them, shown on a few tokens."""
     if model not in _known:
         _known[model] = _says_so(model) and _shows_it(model)
