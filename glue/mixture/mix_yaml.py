@@ -35,15 +35,18 @@ class MixExpert(Spec):
 class MixTraining(Spec):
     """How a router learns; `hidden` is the width between the layers of type mlp.
 
-    Without `data` it learns whose prompt is whose. With `data`, files of text beside the mixture file, it learns
-    from the language-model loss, beginning with what gate_mode or the prompts give; everything that follows `data`
-    is for that. A learning rate is then about how far a step moves a logit. `lr` is another name of `learning_rate`.
+    Without `data` it learns whose prompt is whose. With `data`, files of text beside the mixture file or data sets of
+    the Hub (`hf://org/name@revision`, of which a split and a subset are taken), it learns from the language-model
+    loss, beginning with what gate_mode or the prompts give; everything that follows `data` is for that. A learning
+    rate is then about how far a step moves a logit. `lr` is another name of `learning_rate`.
     """
 
     hidden: int = Field(default=64, ge=1, le=65536)
     steps: int = Field(default=300, ge=1, le=100_000)
     learning_rate: Number | None = Field(default=None, gt=0, le=10)
     data: tuple[str, ...] = ()
+    split: str = "train"
+    subset: str | None = None
     batch: int = Field(default=8, ge=1, le=65536)
     accumulate: int = Field(default=1, ge=1, le=65536)
     length: int = Field(default=512, ge=2, le=1_000_000)

@@ -22,6 +22,7 @@ from glue.mixture.block import build_block_mixture
 from glue.mixture.build import build_mixture
 from glue.mixture.dense import stored_dtype
 from glue.mixture.ffn import build_ffn_mixture
+from glue.mixture.found_texts import access_of_environment, find_texts
 from glue.mixture.gates import (
     ExpertPrompts,
     GateMode,
@@ -160,7 +161,7 @@ def mix_file(
         return model_folders(reference, path.parent)
 
     names = [locate(expert.source_model)[0].name for expert in file.experts]
-    texts = _text_files(file, path.parent)
+    texts = _texts_of(file, path.parent, progress)
     inputs = [inputs_digest(file, locate, names, shard_bytes, seed), *map(file_sha256, texts), device if texts else ""]
     work = work_folder(out, digest_of(inputs))
     notes = write_mix(
@@ -229,13 +230,12 @@ def _built(mix: _Mix, output: Output) -> tuple[str, ...]:
     return (*notes, *learned)
 
 
-def _text_files(file: MixFile, relative_to: Path) -> tuple[Path, ...]:
-    texts = tuple((relative_to / name).resolve() for name in file.texts)
-    for index, (name, path) in enumerate(zip(file.texts, texts, strict=True)):
-        if not path.is_file():
-            fix = "give the path of a .jsonl or .parquet file, from the mixture file's own folder"
-            raise _invalid(f"/router/train/data/{index}", f"{name} is not a file", fix)
-    return texts
+def _texts_of(file: MixFile, relative_to: Path, progress: Progress) -> tuple[Path, ...]:
+    train = file.router.train
+    if train is None or not train.data:
+        return ()
+    access = access_of_environment()
+    return find_texts(train.data, train.split, train.subset, relative_to, access, lambda _, line: progress(0.0, line))
 
 
 def inputs_digest(file: MixFile, locate: Locate, names: Sequence[str], shard_bytes: int, seed: int | None) -> str:
