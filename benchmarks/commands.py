@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 
 import psutil
 
-SAMPLE_SECONDS = 0.05
+SAMPLE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)

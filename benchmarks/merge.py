@@ -9,7 +9,7 @@ Run after `make install peer`:
 
 Needs 14 GB below FOLDER, with twelve models 30 GB. Both programs run in turn, with inputs in the page cache and the
 models' architecture known from an earlier merge. Memory is the largest sum of anonymous memory over the command's
-process tree, sampled twenty times a second.
+process tree, sampled ten times a second.
 """
 
 import mmap

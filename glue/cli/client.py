@@ -6,9 +6,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import httpx
+if TYPE_CHECKING:
+    # Imported where it is used: commands that ask no service start without it.
+    import httpx
 
 TIMEOUT_SECONDS = 30.0
 # The headers of a large zoo on the Hub take a while the first time.
@@ -33,6 +35,8 @@ class Client:
     """One method a call of the REST API; answers are plain JSON data."""
 
     def __init__(self, url: str, api_key: str) -> None:
+        import httpx
+
         headers = {"Authorization": f"Bearer {api_key}"}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_SECONDS)
 
@@ -148,6 +152,8 @@ class Client:
 
     @contextmanager
     def _heard(self) -> Iterator[None]:
+        import httpx
+
         try:
             yield
         except httpx.TransportError as error:
@@ -170,7 +176,7 @@ def _read_client_file(path: Path) -> dict[str, str]:
     return content
 
 
-def _refused(response: httpx.Response) -> ServiceError:
+def _refused(response: "httpx.Response") -> ServiceError:
     try:
         problem = response.json()
     except ValueError:

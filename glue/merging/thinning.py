@@ -208,11 +208,11 @@ class Remembered:
         self._before = self._after = 0.0
 
     def look(self, block: Block, magnitudes: Tensor) -> None:
-        """Find out what is kept of a block; the magnitudes are overwritten."""
+        """Find out what is kept of a block."""
         kept = self._keep(block, magnitudes)
         self._bits[block.index] = np.packbits(kept)
         self._before += float(magnitudes.sum())
-        self._after += float(magnitudes.mul_(_as_factor(kept)).sum())
+        self._after += float(torch.dot(magnitudes.view(-1), _as_factor(kept).view(-1)))
 
     def keep(self, block: Block, delta: Tensor) -> NDArray[np.bool_]:
         """What was found out."""

@@ -88,22 +88,48 @@ def test_random_numbers_belong_to_positions(start: int, length: int, far: int) -
     assert np.array_equal(stream.numbers(far + start, far + start + length), whole[start : start + length])
 
 
+@settings(max_examples=30, deadline=None)
+@given(start=st.integers(0, 50))
+def test_comparisons_each_with_its_own_probability_are_those_of_the_numbers(start: int) -> None:
+    stream = Stream(1, "a", "t")
+    each = np.linspace(0.001, 0.999, 5000, dtype=np.float32)
+    assert np.array_equal(stream.below_each(each, start), stream.numbers(start, start + 5000) < each)
+
+
+@pytest.mark.parametrize("probability", [0.5, 0.25, 0.75, 0.1, 0.3, 0.9, 1 / 3, 2**-12, 1 - 2**-12])
+def test_one_probability_for_all_is_met_at_every_place_of_a_word(probability: float) -> None:
+    found = Stream(1, "a", "t").below(probability, 0, 32 * 2**16)
+    spread = (probability * (1 - probability) / found.size) ** 0.5
+    assert abs(found.mean() - probability) < 5 * spread
+    assert (np.abs(found.reshape(-1, 32).mean(0) - probability) < 5 * spread * 32**0.5).all()
+    for shift in (1, 2, 8, 31, 32, 33, 1024):
+        together = (found & np.roll(found, shift)).mean()
+        assert abs(together - probability**2) < 6 * spread
+
+
 @settings(max_examples=60, deadline=None)
 @given(
-    probability=st.one_of(st.floats(0, 1, exclude_max=True), st.sampled_from([0.5, 0.25, 1 - 2**-25, 2**-24, 2**-40])),
-    start=st.integers(0, 50),
+    one=st.floats(0, 1, exclude_max=True),
+    other=st.sampled_from([0.0, 0.5, 0.25, 1 - 2**-25, 2**-24, 2**-40, 0.7]),
+    start=st.integers(0, 1000),
+    length=st.integers(0, 1000),
 )
-def test_comparisons_are_those_of_the_numbers(probability: float, start: int) -> None:
+def test_what_is_below_one_probability_is_below_a_larger_one(one: float, other: float, start: int, length: int) -> None:
     stream = Stream(1, "a", "t")
-    numbers = stream.numbers(start, start + 5000)
-    expected = numbers.astype(np.float64) < probability
-    assert np.array_equal(stream.below(probability, start, start + 5000), expected)
-    each = np.linspace(0.001, 0.999, 5000, dtype=np.float32)
-    assert np.array_equal(stream.below_each(each, start), numbers < each)
+    low, high = (stream.below(probability, 0, 2000) for probability in sorted((one, other)))
+    assert (low <= high).all()
+    assert np.array_equal(stream.below(one, start, start + length), stream.below(one, 0, 2000)[start : start + length])
+
+
+@pytest.mark.parametrize("change", [(2, "a", "t"), (1, "b", "t"), (1, "a", "u")])
+def test_masks_of_others_are_independent(change: tuple[int, str, str]) -> None:
+    one, other = (Stream(*key).below(0.5, 0, COUNT) for key in ((1, "a", "t"), change))
+    assert abs((one == other).mean() - 0.5) < 5 * 0.5 / COUNT**0.5
 
 
 def test_random_numbers_are_the_same_for_ever() -> None:
-    assert (Stream(1, "a", "t").numbers(0, 4) * 2**24).astype(int).tolist() == [14743016, 12455259, 14703748, 1087422]
+    assert (Stream(1, "a", "t").numbers(0, 4) * 2**24).astype(int).tolist() == [12640898, 5484658, 13036660, 1925476]
+    assert np.packbits(Stream(1, "a", "t").below(0.3, 0, 32)).tolist() == [16, 17, 145, 2]
 
 
 @settings(max_examples=60, deadline=None)
