@@ -17,6 +17,7 @@ from glue.checkpoints.disk import write_whole
 from glue.checkpoints.dtypes import config_dtype
 from glue.checkpoints.manifest import MANIFEST_FILE, write_manifest
 from glue.checkpoints.reader import Checkpoint
+from glue.checkpoints.resident import resident_tensors
 from glue.checkpoints.shards import PlannedTensor, ShardFile, ShardPlan, plan_shards
 from glue.checkpoints.verify import check_finite, verify_layout, verify_tokenizer
 from glue.checkpoints.writer import Progress, write_shards
@@ -65,12 +66,9 @@ def merge_into(expression: Member | Merge, checkpoints: Mapping[str, Checkpoint]
         InvalidInputError: a method or a parameter is unknown or wrong.
         IncompatibleModelsError: the models do not fit together, or into the resident one.
     """
-    from transformers.core_model_loading import revert_weight_conversion
-
     recipe = recipe_for(expression, checkpoints, torch.float32)
     found = take_surveys(recipe, checkpoints)
-    # Checkpoints keep names that some architectures have given up in memory.
-    resident = revert_weight_conversion(model, model.state_dict(keep_vars=False))
+    resident = resident_tensors(model)
 
     def job(target: PlannedTensor) -> Job:
         into = _into(_resident_tensor(resident, target))
