@@ -170,11 +170,9 @@ def _batch_answers(
     columns = [place for _, _, places in spans for place in places]
     targets = [token for number, _, _ in spans for token in queries[number].continuation]
     index = torch.tensor([rows, columns, targets], device=logits.device)
-    # Queries of one context share its last position, whose row is turned into probabilities for each of them.
-    table = torch.log_softmax(logits[index[0], index[1]].float(), dim=-1)
-    wanted = table.gather(1, index[2, :, None])[:, 0]
-    best = table.scatter(1, index[2, :, None], -torch.inf).amax(-1)
-    sums, margins = wanted.double().tolist(), (wanted - best).double().tolist()
+    # Queries of one context share its last position, of which each has a row of its own.
+    found, leads = _log_probabilities(logits[index[0], index[1]].float(), index[2])
+    sums, margins = found.double().tolist(), leads.double().tolist()
     answers, start = {}, 0
     for number, _, places in spans:
         end = start + len(places)
@@ -182,6 +180,18 @@ def _batch_answers(
             answers[number] = (sum(sums[start:end]), all(margin > 0 for margin in margins[start:end]))
         start = end
     return answers
+
+
+def _log_probabilities(rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Each target's log-probability, and its lead over the best other token; `rows` (targets x vocabulary) are used up.
+
+    In place: a table of log-probabilities, and another without the targets, would cost more than the rows themselves.
+    """
+    wanted = rows.gather(1, targets[:, None])[:, 0]
+    others = rows.scatter_(1, targets[:, None], -torch.inf).amax(-1)
+    best = torch.maximum(others, wanted)
+    total = rows.sub_(best[:, None]).exp_().sum(-1) + (wanted - best).exp()
+    return wanted - best - total.log(), wanted - others
 
 
 def _places(group: _Group, tail: int, kept: int) -> list[int]:
