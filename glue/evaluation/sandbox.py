@@ -7,6 +7,9 @@ bubblewrap on this machine, or on the sandbox server that GLUE_SANDBOX_URL names
 
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +30,7 @@ from glue.specs.errors import EvaluationError
 
 RUNTIME = "/runtime"
 URL, TOKEN = "GLUE_SANDBOX_URL", "GLUE_SANDBOX_TOKEN"
+_ran: ContextVar[Callable[[], None]] = ContextVar("ran", default=lambda: None)
 
 
 def run_program(language: Language, source: str, limits: Limits | None = None) -> Verdict:
@@ -39,7 +43,19 @@ def run_program(language: Language, source: str, limits: Limits | None = None) -
         SandboxUnavailableError: the sandbox server does not answer.
     """
     check_sandbox(language)
-    return _run(language, source, limits or Limits())
+    verdict = _run(language, source, limits or Limits())
+    _ran.get()()
+    return verdict
+
+
+@contextmanager
+def programs_told(tell: Callable[[], None]) -> Iterator[None]:
+    """Have `tell` called behind every program that runs in the block."""
+    before = _ran.set(tell)
+    try:
+        yield
+    finally:
+        _ran.reset(before)
 
 
 @cache

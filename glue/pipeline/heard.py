@@ -1,11 +1,13 @@
-"""A model's forward passes as progress: a score that takes hours is no engine that hangs."""
+"""Forward passes and programs as progress: a score that takes hours is no engine that hangs."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
 
 from transformers import PreTrainedModel
 
+from glue.evaluation.sandbox import programs_told
 from glue.pipeline.context import Context
 
 # Of the progress of a unit that scores, the part before the suite.
@@ -15,18 +17,20 @@ _TELL_SECONDS = 5.0
 
 @contextmanager
 def heard(model: PreTrainedModel, context: Context, fraction: float) -> Iterator[None]:
-    """Tell now and then how often the model was asked while the block runs."""
-    passes, told_at = 0, monotonic()
+    """Tell now and then how often the model was asked, and how many programs ran, while the block runs."""
+    done: Counter[str] = Counter()
+    told_at = monotonic()
 
-    def count(*_: object) -> None:
-        nonlocal passes, told_at
-        passes += 1
+    def count(what: str) -> None:
+        nonlocal told_at
+        done[what] += 1
         if monotonic() - told_at > _TELL_SECONDS:
             told_at = monotonic()
-            context.progress(fraction, f"scoring, {passes} forward passes")
+            context.progress(fraction, "scoring: " + ", ".join(f"{number} {name}" for name, number in done.items()))
 
-    handle = model.register_forward_pre_hook(count)
+    handle = model.register_forward_pre_hook(lambda *_: count("forward passes"))
     try:
-        yield
+        with programs_told(lambda: count("programs")):
+            yield
     finally:
         handle.remove()
