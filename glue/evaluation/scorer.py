@@ -1,6 +1,6 @@
 """Scores models on a suite, one after the other, through lm-eval's own tasks. Knows no job and no folder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from glue.evaluation.language_model import Encoder, ResidentModel
 from glue.evaluation.several_tokenizers import SeveralTokenizers, has_several_tokenizers
-from glue.evaluation.statistics import estimate, weighted
+from glue.evaluation.statistics import DIGITS, estimate, weighted
 from glue.evaluation.suite import Suite, SuiteTask
 from glue.evaluation.tasks import blamed_on
 from glue.specs.results import SuiteScore, TaskScore
@@ -22,8 +22,11 @@ _ENCODERS = 8
 class Scorer:
     """A suite on a device. What is kept between models are the requests and their tokens, never an answer."""
 
-    def __init__(self, suite: Suite, device: str) -> None:
+    def __init__(self, suite: Suite, device: str, *, compare: bool = False) -> None:
+        """With `compare`, what is scored in another dtype than float32 is scored in that too, and the items counted
+        whose value differs."""
         self._suite = suite
+        self._compare = compare
         self._device = torch.device(device)
         self._encoders: list[Encoder] = []
         self.degraded = ""
@@ -41,14 +44,22 @@ class Scorer:
             ValueError: the model is on another device or in another dtype than the suite says.
         """
         self._check(model)
-        spec = self._suite.spec
-        with _threads(spec.threads), torch.inference_mode():
+        tasks, self.degraded = self._tasks(model, tokenizer)
+        total = weighted([estimate(task.values) for task in tasks], [task.weight for task in tasks]).rounded()
+        differing = None
+        if self._compare and model.dtype != torch.float32:
+            with _in_float32(model):
+                differing = _differing(tasks, self._tasks(model, tokenizer)[0])
+        return SuiteScore(
+            suite=self._suite.digest, mean=total.mean, stderr=total.stderr, tasks=tasks, differing=differing
+        )
+
+    def _tasks(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[TaskScore, ...], str]:
+        """Every task's score, and what was done differently from what the suite says."""
+        with _threads(self._suite.spec.threads), torch.inference_mode():
             resident = self._resident(model, tokenizer)
             self._answer(resident)
-            self.degraded = resident.batch.degraded
-        tasks = tuple(_task_score(task) for task in self._suite.tasks)
-        total = weighted([estimate(task.values) for task in tasks], [task.weight for task in tasks]).rounded()
-        return SuiteScore(suite=self._suite.digest, mean=total.mean, stderr=total.stderr, tasks=tasks)
+        return tuple(_task_score(task) for task in self._suite.tasks), resident.batch.degraded
 
     def _check(self, model: PreTrainedModel) -> None:
         wanted = getattr(torch, self._suite.spec.dtype)
@@ -106,6 +117,30 @@ def _result(task: SuiteTask, requests: list[Instance]) -> Any:
     name = task.spec.filter or next(iter(requests[0].filtered_resps))
     results = task.task.process_results(requests[0].doc, [request.filtered_resps[name] for request in requests])
     return results[task.metric.source]
+
+
+def _differing(tasks: Sequence[TaskScore], others: Sequence[TaskScore]) -> float:
+    """The share of all items whose value is another."""
+    pairs = [
+        pair for one, other in zip(tasks, others, strict=True) for pair in zip(one.values, other.values, strict=True)
+    ]
+    return round(sum(first != second for first, second in pairs) / len(pairs), DIGITS)
+
+
+@contextmanager
+def _in_float32(model: PreTrainedModel) -> Iterator[None]:
+    """The same weights in float32, and afterwards as they were: every number of a shorter type is one of float32.
+
+    Parameters alone are changed. Buffers, such as rotary frequencies, are in float32 whatever a model's dtype is.
+    """
+    before = [(parameter, parameter.dtype) for parameter in model.parameters()]
+    for parameter, _ in before:
+        parameter.data = parameter.data.float()
+    try:
+        yield
+    finally:
+        for parameter, dtype in before:
+            parameter.data = parameter.data.to(dtype)
 
 
 @contextmanager

@@ -81,6 +81,11 @@ def _check_unchanged(name: str, spec: JobSpec) -> None:
         )
 
 
+def _scorer(name: str, suite: Suite, context: Context) -> Scorer:
+    # What a shorter type does to items is told once, of the models that are reported.
+    return Scorer(suite, context.device, compare=name == "report")
+
+
 def _score(
     model: PreTrainedModel, name: str, spec: JobSpec, context: Context, share: float | None = None
 ) -> tuple[SuiteScore, dict[str, dict[str, str]]]:
@@ -88,7 +93,7 @@ def _score(
     whole = suites(spec, context)[name]
     suite = context.keep(f"part of {name}", (whole.digest, share), lambda: whole.part(share)) if share else whole
     kind = f"scorer {name} {share}" if share else f"scorer {name}"
-    scorer = context.keep(kind, (suite.digest, context.device), lambda: Scorer(suite, context.device))
+    scorer = context.keep(kind, (suite.digest, context.device), lambda: _scorer(name, suite, context))
     with heard(model, context, SCORING):
         score = scorer.score(model, zoo_tokenizer(spec, context))
     return score, {"notes": {"degraded": scorer.degraded}} if scorer.degraded else {}

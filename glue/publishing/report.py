@@ -123,6 +123,11 @@ def _warnings(
             f"On the proxy suite {best.name} ({best.proxy.mean:.4f}) is better than "
             f"{artifact.name} ({artifact.proxy.mean:.4f}), which this artifact holds."
         )
+    if artifact.report.differing is not None:
+        share = f"{100 * artifact.report.differing:.1f} %"
+        warnings.append(
+            f"Scored in {evidence.job.report.dtype}: {share} of the report's items come out otherwise in float32."
+        )
     if gain < -2 * gain_stderr:
         warnings.append("On the report suite the artifact is worse than the best single model.")
     elif gain <= 2 * gain_stderr:
@@ -159,7 +164,8 @@ def _score_json(score: SuiteScore) -> dict[str, Any]:
         }
         for task in score.tasks
     ]
-    return {"mean": score.mean, "stderr": score.stderr, "tasks": tasks}
+    differing = {} if score.differing is None else {"differing_in_float32": score.differing}
+    return {"mean": score.mean, "stderr": score.stderr, "tasks": tasks, **differing}
 
 
 def _family_json(evidence: Evidence, index: int) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """What stages leave behind, as values that are checked when they are read back."""
 
+from pydantic import Field
+
 from glue.specs.base import Spec
 from glue.specs.expression import Expression
 
@@ -76,12 +78,17 @@ class TaskScore(Spec):
 
 
 class SuiteScore(Spec):
-    """A score on a suite: the weighted mean of its tasks' means, rounded to six digits, and its standard error."""
+    """A score on a suite: the weighted mean of its tasks' means, rounded to six digits, and its standard error.
+
+    `differing` is the share of items with another value where the same weights are computed in float32; it is there
+    for the report suite, if that is scored in another dtype.
+    """
 
     suite: str
     mean: float
     stderr: float
     tasks: tuple[TaskScore, ...]
+    differing: float | None = Field(default=None, exclude_if=lambda share: share is None)
 
 
 class ScoredCandidate(Spec):

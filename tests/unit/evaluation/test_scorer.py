@@ -269,6 +269,29 @@ def test_half_precision_scores_most_items_alike(
     assert sum(ours != theirs for ours, theirs in pairs) <= 4
 
 
+def test_items_that_half_precision_decides_otherwise_are_counted(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, tmp_path: Path
+) -> None:
+    model.save_pretrained(tmp_path)
+    half = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    before = [parameter.clone() for parameter in half.parameters()]
+    suite = suite_of(folder, *TASKS, batch=8, dtype="bfloat16")
+    found = Scorer(suite, "cpu", compare=True).score(half, tokenizer)
+    assert all(torch.equal(one, other) for one, other in zip(before, half.parameters(), strict=True))
+    assert found.model_copy(update={"differing": None}) == Scorer(suite, "cpu").score(half, tokenizer)
+    exact = Scorer(suite_of(folder, *TASKS, batch=8), "cpu").score(half.float(), tokenizer)
+    pairs = [
+        one != other
+        for ours, theirs in zip(found.tasks, exact.tasks, strict=True)
+        for one, other in zip(ours.values, theirs.values, strict=True)
+    ]
+    assert found.differing == round(sum(pairs) / len(pairs), 6)
+    # Probabilities of texts differ in their last digits; what is right or wrong rarely does.
+    assert 0 < found.differing < 0.3
+    assert exact.differing is None
+    assert "differing" not in exact.as_json()
+
+
 def test_an_answer_longer_than_the_model_is_told(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     rows = [{"q": "a", "choices": ["b", "c" * 300], "n": 0}] * 2
     settings = {"doc_to_text": "{{q}}", "doc_to_choice": "choices", "doc_to_target": "n"}
