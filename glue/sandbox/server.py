@@ -152,7 +152,10 @@ def _runs(language: Language) -> bool:
     except NoInterpreterError as error:
         LOG.warning("%s", error)
         return False
-    return run_inside(language, "", Limits(seconds=30)).passed
+    passed = run_inside(language, "", Limits(seconds=30)).passed
+    if not passed:
+        LOG.warning("there is %s, but no %s program runs behind the walls", interpreter(language), language)
+    return passed
 
 
 def _request(body: bytes, languages: list[Language]) -> tuple[Language, str, Limits]:
