@@ -12,7 +12,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-BLOCK_ELEMENTS = 1 << 19
+BLOCK_ELEMENTS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Grid:
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        """All blocks in order, each of about 2^19 elements or one row."""
+        """All blocks in order, each of about 2^18 elements or one row."""
         return tuple(self._blocks())
 
     def _blocks(self) -> Iterator[Block]:
