@@ -13,23 +13,32 @@ from glue.merging.mergekit_yaml import ModelReference
 from glue.specs.base import Number, Spec, read_yaml
 
 Level = Literal["ffn", "block", "model"]
+# mergekit-moe's own names, in lower case; the beginning of one is enough.
+ARCHITECTURES = ("mixtral", "deepseek moe", "qwen moe", "qwen3 moe")
 StoredDtype = Literal["float32", "bfloat16", "float16"]
 
 
 class MixExpert(Spec):
-    """One expert: a model's folder, and texts that should and should not come to it."""
+    """One expert: a model's folder, and texts that should and should not come to it.
+
+    `noise_scale` is the deviation of noise on its MLPs' weights, `residual_scale` a factor for what they answer.
+    """
 
     source_model: ModelReference
     positive_prompts: tuple[str, ...] = ()
     negative_prompts: tuple[str, ...] = ()
+    noise_scale: Number | None = Field(default=None, ge=0)
+    residual_scale: Number | None = None
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether its MLPs get noise or a factor."""
+        return self.noise_scale not in (None, 0) or self.residual_scale not in (None, 1)
 
     @model_validator(mode="before")
     @classmethod
-    def _no_noise(cls, value: Any) -> Any:
-        for key in ("noise_scale", "residual_scale"):
-            if isinstance(value, dict) and value.get(key) is not None:
-                raise ValueError(f"{key} is not supported: experts go into the mixture as they are")
-        return _without_empty(value, "noise_scale", "residual_scale")
+    def _no_prompts_are_none(cls, value: Any) -> Any:
+        return _without_empty(value, "positive_prompts", "negative_prompts")
 
 
 class MixTraining(Spec):
@@ -98,11 +107,15 @@ class MixFile(Spec):
     `trunk` says where everything that is not an expert's comes from: the base, or the experts' mean.
     `dense_layers` bottom layers have no experts. Routers come from the prompts (`hidden`, `hidden_last`: a
     prompt's last token, `hidden_avg`: its mean, `cheap_embed`: its embeddings) or are drawn with the seed;
-    a router with sample input pools prompts as it will pool samples, whatever the mode.
+    a router with sample input pools prompts as it will pool samples, whatever the mode. `shared_experts` answer every
+    token beside those that are chosen, weighed by a gate if they have prompts; `architecture` is the beginning of
+    one of mergekit-moe's names.
     """
 
     base_model: ModelReference
     experts: tuple[MixExpert, ...] = Field(min_length=1, max_length=256)
+    shared_experts: tuple[MixExpert, ...] = Field(default=(), max_length=256)
+    architecture: str | None = None
     gate_mode: Literal["hidden", "hidden_last", "hidden_avg", "cheap_embed", "random", "uniform_random"] = "hidden"
     dtype: StoredDtype | None = None
     experts_per_token: int | None = Field(default=None, ge=1)
@@ -114,22 +127,37 @@ class MixFile(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _no_shared_experts(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("shared_experts"):
-            raise ValueError("shared_experts are not supported; make the shared model the base_model")
-        if isinstance(value, dict) and value.get("architecture"):
-            raise ValueError("architecture is not supported: it follows from the experts; remove it")
+    def _nothing_is_none(cls, value: Any) -> Any:
         return _without_empty(value, "shared_experts", "architecture")
 
     @model_validator(mode="after")
+    def _only_mlps_are_changed_or_shared(self) -> Self:
+        if self.level != "ffn":
+            if self.shared_experts or self.architecture:
+                raise ValueError("shared_experts and architecture are for level ffn; leave them out")
+            if any(expert.is_changed for expert in self.experts):
+                raise ValueError("noise_scale and residual_scale change MLPs: leave them out, or use level ffn")
+        with_prompts = [bool(expert.positive_prompts) for expert in self.shared_experts]
+        if any(with_prompts) and not all(with_prompts):
+            raise ValueError("give prompts to all shared_experts, so that a gate weighs them, or to none")
+        return self
+
+    @model_validator(mode="after")
+    def _architecture_is_known(self) -> Self:
+        if self.architecture is None:
+            return self
+        if not any(name.startswith(self.architecture.lower()) for name in ARCHITECTURES):
+            raise ValueError(f"architecture is none of {', '.join(ARCHITECTURES)}; leave it out to have it chosen")
+        if self.routes_samples or self.router.type == "mlp":
+            raise ValueError("architecture is for linear routers with token input; leave it out")
+        if self.is_deepseek and (len(self.shared_experts) > 1 or any(e.positive_prompts for e in self.shared_experts)):
+            raise ValueError("DeepSeek MoE has at most one shared expert, and no gate for it: leave out its prompts")
+        return self
+
+    @model_validator(mode="after")
     def _fits_its_level(self) -> Self:
-        routed = "token" if self.level == "ffn" else "sample"
-        if self.router.input not in (None, routed):
-            raise ValueError(f"level {self.level} routes each {routed}; set router.input to {routed} or leave it out")
-        if self.level == "ffn" and self.router.type == "mlp":
-            raise ValueError("routers of level ffn are linear; leave router.type out")
-        if self.level == "ffn" and self.router.training and not self.texts:
-            raise ValueError("routers of level ffn learn from text alone; name it in router.train.data")
+        if self.level != "ffn" and self.router.input == "token":
+            raise ValueError(f"level {self.level} routes samples; set router.input to sample or leave it out")
         if self.draws_gates and self.router.training and not self.texts:
             raise ValueError("a router is drawn or trained, not both; leave out gate_mode or router.type and train")
         if self.draws_gates and self.router.type == "mlp":
@@ -144,9 +172,23 @@ class MixFile(Spec):
     def _prompts_fit_the_router(self) -> Self:
         if self.draws_gates:
             return self
-        if self.level != "ffn" and any(expert.negative_prompts for expert in self.experts):
-            raise ValueError("negative_prompts are for level ffn; with sample input the experts oppose each other")
+        opposed = self.routes_samples or self.router.type == "mlp" or (self.router.train and not self.texts)
+        if opposed and any(expert.negative_prompts for expert in self.experts):
+            raise ValueError(
+                "negative_prompts are for linear routers of level ffn with token input; others oppose the experts to "
+                "each other"
+            )
         return self
+
+    @property
+    def routes_samples(self) -> bool:
+        """Whether a router decides for whole samples; without a word level ffn routes tokens, the others samples."""
+        return (self.router.input or ("token" if self.level == "ffn" else "sample")) == "sample"
+
+    @property
+    def is_deepseek(self) -> bool:
+        """Whether DeepSeek MoE is asked for."""
+        return self.architecture is not None and "deepseek moe".startswith(self.architecture.lower())
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -161,7 +203,7 @@ class MixFile(Spec):
     @property
     def top_k(self) -> int:
         """How many experts are asked: mergekit's two of each token, one for a sample."""
-        return self.experts_per_token or (2 if self.level == "ffn" else 1)
+        return self.experts_per_token or (1 if self.routes_samples else 2)
 
 
 def read_mix_file(path: Path) -> MixFile:

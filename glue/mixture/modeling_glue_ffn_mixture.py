@@ -334,7 +334,7 @@ class GlueFfnMixtureForCausalLM(PreTrainedModel, GenerationMixin):
             past_key_values=output.past_key_values,
             hidden_states=output.hidden_states,
             attentions=output.attentions,
-            routing=self._remembered(call, output.past_key_values),
+            routing=self._remembered(call, input_ids, output.past_key_values),
             router_logits=tuple(call.router_logits.values()) if shown else None,
         )
         wanted = self.config.return_dict if return_dict is None else return_dict
@@ -345,7 +345,7 @@ class GlueFfnMixtureForCausalLM(PreTrainedModel, GenerationMixin):
             raise ValueError("every token is routed by itself: routing= is for mixtures with sample input")
         return None
 
-    def _remembered(self, call: _Call, past_key_values: Cache | None) -> Tensor | None:
+    def _remembered(self, call: _Call, input_ids: Tensor, past_key_values: Cache | None) -> Tensor | None:
         return None
 
     def _run(self, call: _Call, inputs: dict[str, Any]) -> Any:
@@ -393,11 +393,12 @@ class GlueFfnSampleMixtureForCausalLM(GlueFfnMixtureForCausalLM):
                 raise ValueError("this cache does not know its routing: pass routing=, as the first call gave it")
         return routing
 
-    def _remembered(self, call: _Call, past_key_values: Cache | None) -> Tensor | None:
-        decided = list(call.decisions.values())
+    def _remembered(self, call: _Call, input_ids: Tensor, past_key_values: Cache | None) -> Tensor:
+        decided = [decision.to(input_ids.device) for decision in call.decisions.values()]
+        none = input_ids.new_zeros((len(input_ids), 0, len(self.config.expert_names or [])), dtype=torch.float32)
         routing = call.routing
-        if routing is None and decided:
-            routing = torch.stack([decision.to(decided[0].device) for decision in decided], dim=1)
+        if routing is None:
+            routing = torch.stack(decided, dim=1) if decided else none
         if past_key_values is not None:
             past_key_values.routing = routing  # type: ignore[attr-defined]
         return routing

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from glue.checkpoints.architecture import architecture_of, embedding_parameter, stored_tensors
@@ -13,6 +13,7 @@ from glue.checkpoints.reader import Checkpoint
 
 # Features for prototypes are pooled by the functions that the finished models run.
 from glue.mixture.modeling_glue_block_mixture import pool_states
+from glue.mixture.modeling_glue_ffn_mixture import layers_of, mlp_name
 from glue.mixture.modeling_glue_model_mixture import pool_features
 
 __all__ = [
@@ -20,8 +21,10 @@ __all__ = [
     "RouterWeights",
     "embedding_tensor",
     "layer_prototypes",
+    "mlp_states",
     "pool_features",
     "pool_layer_states",
+    "pool_mlp_states",
     "prototypes",
     "read_embedding",
     "stacked",
@@ -119,6 +122,37 @@ def pool_layer_states(model: PreTrainedModel, input_ids: Tensor, attention_mask:
     """The mean state that enters each layer of a dense model: samples x layers x hidden, float32."""
     output = model(input_ids, attention_mask=attention_mask, output_hidden_states=True, use_cache=False)
     return torch.stack([pool_states(states, attention_mask) for states in output.hidden_states[:-1]], dim=1)
+
+
+@torch.no_grad()
+def mlp_states(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
+    """What enters each layer's MLP in a dense model: samples x tokens x layers x hidden, float32.
+
+    Raises:
+        ValueError: the layers have no MLP that takes states alone.
+    """
+    _, layers = layers_of(model, model.config.num_hidden_layers)
+    found: list[Tensor] = []
+
+    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        found.append(inputs[0].float())
+
+    hooks = [getattr(layer, mlp_name(layer)).register_forward_pre_hook(keep) for layer in layers]
+    try:
+        model(input_ids, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(found, dim=2)
+
+
+def pool_mlp_states(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
+    """The mean of what enters each layer's MLP: samples x layers x hidden, float32.
+
+    Raises:
+        ValueError: the layers have no MLP that takes states alone.
+    """
+    return torch.stack([pool_states(states) for states in mlp_states(model, input_ids).unbind(2)], dim=1)
 
 
 def read_embedding(folder: Path) -> Tensor:

@@ -1,7 +1,7 @@
 """A mixture file run from end to end: routers found, result built beside its place, moved there when it is whole."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -22,6 +22,8 @@ from glue.mixture.block import build_block_mixture
 from glue.mixture.build import build_mixture
 from glue.mixture.dense import stored_dtype
 from glue.mixture.ffn import build_ffn_mixture
+from glue.mixture.ffn_level import shared_are_gated, stored_as
+from glue.mixture.ffn_own import build_own_ffn_mixture
 from glue.mixture.found_texts import access_of_environment, find_texts
 from glue.mixture.gates import (
     ExpertPrompts,
@@ -34,15 +36,18 @@ from glue.mixture.gates import (
 )
 from glue.mixture.language_training import LanguageTraining
 from glue.mixture.load import load_model
-from glue.mixture.mix_yaml import MixFile, read_mix_file
+from glue.mixture.mix_yaml import MixExpert, MixFile, read_mix_file
 from glue.mixture.router import (
     RouterWeights,
     layer_prototypes,
+    mlp_states,
     pool_features,
     pool_layer_states,
+    pool_mlp_states,
     prototypes,
     read_embedding,
 )
+from glue.mixture.sources import Adjustment, ExpertSource, SharedExperts
 from glue.mixture.trained import train_mixture
 from glue.mixture.training import (
     RouterTraining,
@@ -52,7 +57,7 @@ from glue.mixture.training import (
     untrained_router,
 )
 from glue.mixture.training_text import read_examples
-from glue.mixture.writing import ExpertSource, Output
+from glue.mixture.writing import Output
 from glue.references.folders import folder_commit, read_config
 from glue.references.signature import has_tokenizer, tokenizer_digest
 from glue.specs.digests import digest_of
@@ -73,6 +78,7 @@ class _Mix:
     file: MixFile
     base: ExpertSource
     experts: tuple[ExpertSource, ...]
+    shared: tuple[ExpertSource, ...]
     dtype: str
     seed: int
     texts: tuple[Path, ...]
@@ -85,6 +91,10 @@ class _Mix:
     @property
     def prompts(self) -> tuple[ExpertPrompts, ...]:
         return tuple(ExpertPrompts(each.positive_prompts, each.negative_prompts) for each in self.file.experts)
+
+    @property
+    def shared_prompts(self) -> tuple[ExpertPrompts, ...]:
+        return tuple(ExpertPrompts(each.positive_prompts, each.negative_prompts) for each in self.file.shared_experts)
 
     @property
     def begins_without_prompts(self) -> bool:
@@ -244,7 +254,7 @@ def inputs_digest(file: MixFile, locate: Locate, names: Sequence[str], shard_byt
     Raises:
         InvalidInputError: a model is not a folder.
     """
-    references = (file.base_model, *(expert.source_model for expert in file.experts))
+    references = (file.base_model, *(expert.source_model for expert in (*file.experts, *file.shared_experts)))
     return digest_of(
         {
             "file": file.as_json(),
@@ -259,10 +269,25 @@ def inputs_digest(file: MixFile, locate: Locate, names: Sequence[str], shard_byt
 def _found(
     file: MixFile, locate: Locate, names: Sequence[str], seed: int | None, texts: tuple[Path, ...], device: str
 ) -> _Mix:
-    base = _source(file.base_model, locate, "base")
+    base, own_seed = _source(file.base_model, locate, "base"), _seed(file, seed)
     named = zip(file.experts, names, strict=True)
-    experts = tuple(_source(expert.source_model, locate, name) for expert, name in named)
-    return _Mix(file, base, experts, file.dtype or stored_dtype(base.folder), _seed(file, seed), texts, device)
+    experts = tuple(
+        _changed(_source(expert.source_model, locate, name), expert, f"{own_seed}/{index}")
+        for index, (expert, name) in enumerate(named)
+    )
+    shared = tuple(
+        _changed(_source(expert.source_model, locate, f"shared-{index}"), expert, f"{own_seed}/shared/{index}")
+        for index, expert in enumerate(file.shared_experts)
+    )
+    dtype = file.dtype or stored_dtype(base.folder)
+    return _Mix(file, base, experts, shared, dtype, own_seed, texts, device)
+
+
+def _changed(source: ExpertSource, expert: MixExpert, seed: str) -> ExpertSource:
+    if not expert.is_changed:
+        return source
+    scale = 1.0 if expert.residual_scale is None else expert.residual_scale
+    return replace(source, adjustment=Adjustment(expert.noise_scale or 0.0, scale, seed))
 
 
 def _seed(file: MixFile, seed: int | None) -> int:
@@ -271,8 +296,10 @@ def _seed(file: MixFile, seed: int | None) -> int:
 
 def _check_dense_layers(mix: _Mix) -> None:
     layers, _ = mix.layers_and_hidden()
-    if mix.file.dense_layers >= layers:
-        raise _invalid("/dense_layers", f"there are {layers} layers", f"set dense_layers to at most {layers - 1}")
+    # A hybrid of MLPs can be dense throughout; one of layers is then no mixture.
+    most = layers if mix.file.level == "ffn" else layers - 1
+    if mix.file.dense_layers > most:
+        raise _invalid("/dense_layers", f"there are {layers} layers", f"set dense_layers to at most {most}")
 
 
 def _tokenizer_note(mix: _Mix) -> tuple[str, ...]:
@@ -298,13 +325,18 @@ def _source(reference: ModelReference, locate: Locate, name: str) -> ExpertSourc
 
 
 def _ffn(mix: _Mix, output: Output) -> tuple[str, ...]:
-    gates = _gates(mix)
+    target = stored_as(mix.file, mix.experts[0])
+    if isinstance(target, str):
+        return _own_ffn(mix, output, target)
+    gates, shared = _gates(mix)
     build_ffn_mixture(
         output.folder,
         mix.experts,
         gates,
         mix.trunk,
         mix.base.folder,
+        shared=shared,
+        target=target,
         dense_layers=mix.file.dense_layers,
         top_k=mix.file.top_k,
         dtype=mix.dtype,
@@ -315,19 +347,66 @@ def _ffn(mix: _Mix, output: Output) -> tuple[str, ...]:
     return () if mix.texts else _degenerate_note(gates)
 
 
-def _gates(mix: _Mix) -> Tensor:
+def _own_ffn(mix: _Mix, output: Output, reason: str) -> tuple[str, ...]:
+    first, (layers, hidden) = mix.file.dense_layers, mix.layers_and_hidden()
+    gates, shared, told = None, SharedExperts(mix.shared), ()
+    if mix.file.draws_gates or not _pools(mix.file):
+        gates, shared = _gates(mix)
+        router = RouterWeights(gates[first:], torch.zeros(len(gates) - first, hidden))
+    elif first == layers:
+        router = RouterWeights(torch.empty(0, len(mix.experts), hidden), torch.empty(0, hidden))
+    else:
+        model, samples = mix.base_model(), mix.file.routes_samples
+        read = pool_mlp_states if samples else lambda dense, ids: mlp_states(dense, ids)[0]
+        router = _first_router(mix, lambda ids: read(model, ids)[:, first:], _IN_LAYERS)
+        if shared_are_gated(mix.file, mix.experts[0]):
+            shared = SharedExperts(mix.shared, _prompt_gates(mix, mix.shared_prompts))
+    build_own_ffn_mixture(
+        output.folder,
+        mix.experts,
+        router,
+        mix.trunk,
+        mix.base.folder,
+        routes_samples=mix.file.routes_samples,
+        shared=shared,
+        dense_layers=first,
+        top_k=mix.file.top_k,
+        dtype=mix.dtype,
+        shard_bytes=output.shard_bytes,
+        token=output.token,
+        progress=output.progress,
+    )
+    if not mix.texts:
+        told = _silent_note(mix, router) if gates is None else _degenerate_note(gates)
+    return (*told, f"stored with a modelling file of its own, as {reason}")
+
+
+def _pools(file: MixFile) -> bool:
+    """Whether routers come from what enters the MLPs, and not from mergekit's gate vectors."""
+    return file.routes_samples or file.router.type == "mlp" or (file.router.train is not None and not file.texts)
+
+
+def _gates(mix: _Mix) -> tuple[Tensor, SharedExperts]:
+    """Gate vectors of the experts, layers x experts x hidden, and the shared experts with theirs."""
     layers, hidden = mix.layers_and_hidden()
+    count, gated = len(mix.experts), shared_are_gated(mix.file, mix.experts[0])
     if mix.file.draws_gates:
-        return _drawn(mix, layers, hidden)
-    if mix.begins_without_prompts:
-        return uniform_gates(layers, len(mix.experts), hidden, mix.seed)
+        found = _drawn(mix, layers, hidden, count + len(mix.shared))
+    elif mix.begins_without_prompts:
+        found = uniform_gates(layers, count + len(mix.shared), hidden, mix.seed)
+    else:
+        found = _prompt_gates(mix, (*mix.prompts, *(mix.shared_prompts if gated else ())))
+    return found[:, :count], SharedExperts(mix.shared, found[:, count:] if gated else None)
+
+
+def _prompt_gates(mix: _Mix, prompts: Sequence[ExpertPrompts]) -> Tensor:
     mode = "hidden" if mix.file.gate_mode == "hidden_last" else mix.file.gate_mode
-    return prompt_gates(mix.base_model(), mix.tokenizer(), mix.prompts, cast(GateMode, mode))
+    return prompt_gates(mix.base_model(), mix.tokenizer(), prompts, cast(GateMode, mode))
 
 
-def _drawn(mix: _Mix, layers: int, hidden: int) -> Tensor:
+def _drawn(mix: _Mix, layers: int, hidden: int, count: int | None = None) -> Tensor:
     draw = random_gates if mix.file.gate_mode == "random" else uniform_gates
-    return draw(layers, len(mix.experts), hidden, mix.seed)
+    return draw(layers, count or len(mix.experts), hidden, mix.seed)
 
 
 def _block(mix: _Mix, output: Output, *, decide_once: bool = False) -> tuple[str, ...]:
@@ -417,7 +496,9 @@ def _pooled(mix: _Mix, pool: Callable[[Tensor], Tensor]) -> tuple[Tensor, Sequen
     tokenizer = mix.tokenizer()
     texts = [(text, index) for index, each in enumerate(mix.prompts) for text in each.positive]
     pooled = [pool(torch.tensor([tokenizer(text)["input_ids"]])) for text, _ in texts]
-    return torch.cat(pooled), [index for _, index in texts]
+    # Where tokens are routed, a prompt has a row for each of them.
+    whose = [index for (_, index), rows in zip(texts, pooled, strict=True) for _ in rows]
+    return torch.cat(pooled), whose
 
 
 def _degenerate_note(gates: Tensor) -> tuple[str, ...]:

@@ -73,6 +73,59 @@ def test_model_level_takes_any_architecture_and_its_prompts_decide(zoo: Path) ->
     assert [routing(model, "12+3=") + routing(model, "def f(x):")] == [[0, 1]]
 
 
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"router": {"input": "sample"}}, "GlueFfnSampleMixtureForCausalLM"),
+        ({"router": {"input": "sample"}, "gate_mode": "random"}, "GlueFfnSampleMixtureForCausalLM"),
+        ({"router": {"input": "sample", "type": "mlp"}}, "GlueFfnSampleMixtureForCausalLM"),
+        ({"router": {"type": "mlp"}, "dense_layers": 1}, "GlueFfnMixtureForCausalLM"),
+        ({"router": {"train": {"steps": 20}}}, "GlueFfnMixtureForCausalLM"),
+        ({"shared_experts": [{"source_model": "./b"}]}, "GlueFfnMixtureForCausalLM"),
+        ({"shared_experts": [{"source_model": "./b"}], "architecture": "DeepSeek"}, "GlueFfnMixtureForCausalLM"),
+        ({"shared_experts": [{"source_model": "./b", "positive_prompts": ["x"]}]}, "Qwen2MoeForCausalLM"),
+        ({"shared_experts": [{"source_model": "./b"}], "gate_mode": "random", "architecture": "qwen"}, "Qwen2Moe"),
+        ({"architecture": "qwen"}, "Qwen2MoeForCausalLM"),
+        ({"dense_layers": 1}, "Qwen2MoeForCausalLM"),
+        ({"dense_layers": 2, "router": {"input": "sample"}}, "GlueFfnSampleMixtureForCausalLM"),
+    ],
+)
+def test_what_no_stock_class_routes_is_stored_with_our_file(zoo: Path, changes: Config, kind: str) -> None:
+    code, output = run(zoo, mixture(**changes))
+    assert code == 0, output
+    model = loaded(zoo)
+    assert type(model).__name__.startswith(kind)
+    assert ("with a modelling file of its own" in output) == kind.startswith("Glue")
+    assert model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=3, min_new_tokens=3).shape == (1, 6)
+
+
+def test_samples_with_a_prompts_own_words_go_to_its_expert(zoo: Path) -> None:
+    assert run(zoo, mixture(router={"input": "sample"}, experts_per_token=1))[0] == 0
+    model = loaded(zoo)
+    # The first layer sees what the base saw; above, the mixture itself has changed the states.
+    assert [routing(model, text)[0] for text in ("12+3=", "9*9=", "def f(x):")] == [0, 0, 1]
+
+
+def test_other_architectures_are_mixed_by_our_file(zoo: Path) -> None:
+    config = mixture(base_model="./other")
+    for expert in config["experts"]:
+        expert["source_model"] = "./other"
+    code, output = run(zoo, config)
+    assert (code, "no stock mixture exists for gpt_neox experts" in output) == (0, True), output
+    assert type(loaded(zoo)).__name__ == "GlueFfnMixtureForCausalLM"
+
+
+def test_noise_has_a_seed(zoo: Path) -> None:
+    digests = []
+    for seed in (1, 1, 2):
+        config = mixture(seed=seed)
+        config["experts"][0]["noise_scale"] = 0.01
+        assert run(zoo, config)[0] == 0
+        digests.append(read_manifest(zoo / "out").digest)
+        (zoo / "out").rename(zoo / f"out-{len(digests)}")
+    assert digests[0] == digests[1] != digests[2]
+
+
 def test_block_level_routes_every_layer(zoo: Path) -> None:
     assert run(zoo, mixture(level="block", router={"type": "linear", "input": "sample"}))[0] == 0
     assert len(routing(loaded(zoo), "12+3=")) == 2
@@ -211,20 +264,23 @@ def test_bad_text_is_told_with_its_line(zoo: Path, line: str, told: str) -> None
         ({"base_model": "./nowhere"}, "nowhere is not a folder"),
         ({"base_model": "./base+./lora"}, "lora"),
         ({"experts_per_token": 3}, "there are 2 experts"),
-        ({"router": {"input": "sample"}}, "set router.input to token"),
-        ({"router": {"type": "mlp"}}, "routers of level ffn are linear"),
         ({"level": "model", "gate_mode": "random", "router": {"type": "mlp"}}, "drawn or trained, not both"),
-        ({"router": {"train": {"steps": 9}}}, "learn from text alone"),
         ({"router": {"train": {"data": "nowhere.jsonl"}}}, "/router/train/data/0: nowhere.jsonl is not a file"),
         ({"level": "model", "router": {"train": {"batch": 2}}}, "batch is for training on text"),
         ({"level": "model", "router": {"train": {"data": "a", "lr": 0.1, "learning_rate": 0.1}}}, "lr"),
         ({"level": "block", "gate_mode": "random", "router": {"type": "mlp", "train": {"data": "a"}}}, "is not drawn"),
-        ({"dense_layers": 1}, "has experts in every layer"),
+        ({"level": "block", "router": {"input": "token"}}, "level block routes"),
+        ({"dense_layers": 3}, "set dense_layers to at most 2"),
         ({"level": "block", "dense_layers": 2}, "set dense_layers to at most 1"),
         ({"level": "model", "trunk": "mean"}, "nothing for trunk"),
-        ({"shared_experts": [{"source_model": "./a"}]}, "shared_experts are not supported"),
-        ({"architecture": "mixtral"}, "architecture is not supported"),
-        ({"experts": [{"source_model": "./a", "noise_scale": 0.1}]}, "noise_scale is not supported"),
+        ({"level": "block", "shared_experts": [{"source_model": "./a"}]}, "shared_experts and architecture are for"),
+        ({"architecture": "llama"}, "architecture is none of mixtral"),
+        ({"architecture": "qwen3"}, "does not fit"),
+        ({"architecture": "mixtral", "router": {"input": "sample"}}, "linear routers with token input"),
+        ({"architecture": "mixtral", "shared_experts": [{"source_model": "./a"}]}, "has no shared experts"),
+        ({"architecture": "deep", "shared_experts": [{"source_model": "./a"}] * 2}, "at most one shared expert"),
+        ({"level": "model", "experts": [{"source_model": "./a", "noise_scale": 0.1}] * 2}, "or use level ffn"),
+        ({"experts": [{"source_model": "./a", "noise_scale": -0.1}] * 2}, "greater than or equal to 0"),
         ({"experts": [{"source_model": "./a"}, {"source_model": "./b"}]}, "no positive prompt"),
         ({"level": "model", "experts": [{"source_model": "./a"}, {"source_model": "./b"}]}, "no positive prompt"),
         ({"experts": [{"source_model": "./a", "positive_prompts": ["x"]}] * 2}, "same prompts"),
@@ -243,7 +299,7 @@ def test_negative_prompts_belong_to_ffn_level(zoo: Path) -> None:
     config["experts"][0]["negative_prompts"] = ["Once upon"]
     assert run(zoo, config)[0] == 0
     (zoo / "out").rename(zoo / "first")
-    assert "negative_prompts are for level ffn" in run(zoo, config | {"level": "model"})[1]
+    assert "negative_prompts are for linear routers" in run(zoo, config | {"level": "model"})[1]
 
 
 @pytest.mark.parametrize(("level", "code"), [("ffn", 0), ("block", 0), ("model", 1)])

@@ -162,6 +162,8 @@ def test_a_hybrids_bottom_is_the_bases(samples: bool, dense: int, tmp_path: Path
     expected = edited(base, lambda name, value: mlps[name] if any(part in name for part in routed) else value)
     ids = prompts(3, 20)
     torch.testing.assert_close(logits(folder, ids), logits(expected, ids), **ROUNDING)
+    answers = loaded(folder).generate(ids, max_new_tokens=4, min_new_tokens=4)
+    assert torch.equal(answers, loaded(expected).generate(ids, max_new_tokens=4, min_new_tokens=4))
 
 
 @pytest.mark.parametrize("samples", INPUTS)
