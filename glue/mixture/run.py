@@ -349,7 +349,8 @@ def _ffn(mix: _Mix, output: Output) -> tuple[str, ...]:
 
 def _own_ffn(mix: _Mix, output: Output, reason: str) -> tuple[str, ...]:
     first, (layers, hidden) = mix.file.dense_layers, mix.layers_and_hidden()
-    gates, shared, told = None, SharedExperts(mix.shared), ()
+    gates, shared = None, SharedExperts(mix.shared)
+    told: tuple[str, ...] = ()
     if mix.file.draws_gates or not _pools(mix.file):
         gates, shared = _gates(mix)
         router = RouterWeights(gates[first:], torch.zeros(len(gates) - first, hidden))

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from transformers import AutoModelForCausalLM
 
 from glue.mixture.run import mix_file
-from tests.support.mixtures import silent, tiny_mistral
+from tests.support.mixtures import silent, tiny_mistral, tiny_qwen2
 from tests.support.models import tiny_llama, tiny_qwen3
 from tests.support.peer import is_installed, run_peer
 
@@ -21,6 +22,8 @@ SEED = 7
 PROMPTS = [("12+3=", "9*9="), ("def f(x):", "return")]
 KINDS = {"llama": tiny_llama, "mistral": tiny_mistral, "qwen3": tiny_qwen3}
 MODES = ("hidden", "cheap_embed", "random", "uniform_random")
+SHARED = [{"positive_prompts": ["Once upon"], "negative_prompts": ["12+3="]}]
+QWENS = ("qwen2-shared", "llama-shared", "llama-qwen")
 # mergekit runs the base in bfloat16; its gates then point elsewhere by this much, and its cosine with ours is at least
 HALF_PRECISION = 0.9995
 
@@ -43,7 +46,10 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, 
         for seed, name in enumerate(("base", "a", "b")):
             save(root / f"{kind}-{name}", seed=seed, tie_word_embeddings=False)
         cases |= {f"{kind}-{mode}": config(root, kind, mode) for mode in MODES}
+    for seed, name in enumerate(("base", "a", "b")):
+        tiny_qwen2(root / f"qwen2-{name}", seed=seed)
     cases["padded"] = config(root, "llama", "hidden_avg")
+    cases |= shared_cases(root)
     pairs = []
     for name, case in cases.items():
         (root / f"{name}.yml").write_text(yaml.safe_dump(case))
@@ -51,7 +57,40 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, 
         pairs.append((root / f"{name}.yml", root / f"{name}-theirs"))
     errors = run_peer(pairs, root, "run_moe_peer.py")
     assert not any(errors.values()), errors
-    return {name: tuple(_tensors(root / f"{name}-{side}") for side in ("ours", "theirs")) for name in cases}  # type: ignore[misc]
+    found = {
+        name: [_tensors(root / f"{name}-{side}") for side in ("ours", "theirs")] for name in cases if name != "deepseek"
+    }
+    found["deepseek"] = [
+        _as_deepseek(root / "deepseek-ours"),
+        load_file(root / "deepseek-theirs" / "model.safetensors"),
+    ]
+    return {name: (ours, theirs) for name, (ours, theirs) in found.items()}
+
+
+def shared_cases(root: Path) -> dict[str, dict[str, Any]]:
+    """One gated shared expert for Qwen2 and Llama, one that nothing weighs, and a scaled expert."""
+    qwen2, llama = ([{"source_model": str(root / f"{kind}-base")}] for kind in ("qwen2", "llama"))
+    cases = {
+        "qwen2-shared": config(root, "qwen2", "hidden", shared_experts=[qwen2[0] | SHARED[0]]),
+        "llama-shared": config(root, "llama", "cheap_embed", shared_experts=[llama[0] | SHARED[0]]),
+        "llama-qwen": config(root, "llama", "random", shared_experts=llama, architecture="qwen"),
+        "deepseek": config(root, "llama", "random", shared_experts=llama),
+        "scaled": config(root, "qwen3", "random"),
+    }
+    cases["scaled"]["experts"][0]["residual_scale"] = 0.25
+    return cases
+
+
+def _as_deepseek(folder: Path) -> dict[str, Tensor]:
+    """Our tensors under the names of DeepSeek MoE, whose class travels as remote code and cannot be run here."""
+    named = {}
+    for name, value in load_file(folder / "model.safetensors").items():
+        place = (
+            name.removeprefix("trunk.").replace(".shared_experts.0.", ".shared_experts.").replace(".ffn_router.", ".")
+        )
+        if not place.endswith(".centre"):
+            named[place.replace(".gate.gate.", ".gate.")] = value
+    return named
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
@@ -77,6 +116,17 @@ def test_the_same_tensors(both: Any, kind: str, mode: str) -> None:
             assert cosine_similarity(value, theirs[name]).min() > HALF_PRECISION
         else:
             torch.testing.assert_close(value, theirs[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", [*QWENS, "deepseek", "scaled"])
+def test_the_same_shared_and_scaled_experts(both: Any, case: str) -> None:
+    ours, theirs = both[case]
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        if name.endswith("gate.weight") and case == "qwen2-shared":
+            assert cosine_similarity(value, theirs[name]).min() > HALF_PRECISION
+        else:
+            torch.testing.assert_close(value, theirs[name], rtol=0, atol=1e-6, msg=name)
 
 
 def test_its_mean_counts_padding_and_ours_does_not(both: Any) -> None:
