@@ -22,9 +22,7 @@ from glue.merging.tree import Leaf, Node, Operation
 from glue.references.headers import TensorInfo
 from glue.specs.errors import IncompatibleModelsError, InvalidInputError
 from glue.specs.expression import Member, Merge, is_data_flow, members_of
-
-# What adds to the residual stream: the last projection of attention and of the feed-forward part, by architecture.
-OUTPUTS = ("o_proj", "down_proj", "out_proj", "c_proj", "dense", "dense_4h_to_h", "fc2", "wo", "w2")
+from glue.specs.projections import is_output
 
 
 class Slot(NamedTuple):
@@ -86,15 +84,11 @@ def _layer(stored: Mapping[str, TensorInfo], layer: int) -> Iterator[tuple[str, 
 
 
 def _scaled(leaf: Leaf, scale: float) -> Node:
-    if scale == 1 or not _is_output(leaf.tensor):
+    if scale == 1 or not is_output(leaf.tensor):
         return leaf
     method = method_of("passthrough")
     each = (method.per_input.parse({"scale": scale}),)
     return Operation(method, (leaf,), None, method.options.parse({}), each, key=leaf.model)
-
-
-def _is_output(tensor: str) -> bool:
-    return tensor.split(".")[-2] in OUTPUTS
 
 
 def _ends(expression: Merge) -> str:

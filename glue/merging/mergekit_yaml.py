@@ -48,7 +48,8 @@ class SliceSource(Spec):
 
     @model_validator(mode="after")
     def _range_is_forward(self) -> Self:
-        if not 0 <= self.layer_range[0] < self.layer_range[1]:
+        # A slice without layers says whose embeddings, or whose norm and head, are taken.
+        if not 0 <= self.layer_range[0] <= self.layer_range[1]:
             raise ValueError("layer_range is [first, one after the last]")
         return self
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from glue.specs.expression import ByLayer, Expression, Member, Merge, is_data_flow, layers_named, members_of
+from glue.specs.projections import output_filters
 
 
 def mergekit_recipe(expression: Expression, sources: Mapping[str, str], dtype: str) -> dict[str, Any] | None:
@@ -29,17 +30,22 @@ def mergekit_recipe(expression: Expression, sources: Mapping[str, str], dtype: s
 
 
 def _slices(expression: Merge, sources: Mapping[str, str], dtype: str) -> dict[str, Any]:
-    """Layers as slices of one layer each; mergekit takes what is in no layer from the base."""
-    slices = []
+    """Layers as slices of one layer each, between two of none.
+
+    mergekit takes what lies before and behind all layers from the first and the last slice's model.
+    """
+    (ends,) = (members_of(base)[0] for base in _base(expression))
+    nothing: dict[str, Any] = {"sources": [{"model": sources[ends], "layer_range": [0, 0]}]}
+    slices = [nothing]
     for part in expression.inputs:
         (model,), layer = members_of(part.model), int(cast(float, part.parameters["layer"]))
         scale = part.parameters.get("scale", 1.0)
         source: dict[str, Any] = {"model": sources[model], "layer_range": [layer, layer + 1]}
         if scale != 1.0:
-            filters = [{"filter": name, "value": scale} for name in ("o_proj", "down_proj")]
+            filters = [{"filter": name, "value": scale} for name in output_filters()]
             source["parameters"] = {"scale": [*filters, {"value": 1.0}]}
         slices.append({"sources": [source]})
-    (ends,) = (members_of(base)[0] for base in _base(expression))
+    slices.append(nothing)
     return {"merge_method": "passthrough", "base_model": sources[ends], "slices": slices, "dtype": dtype}
 
 

@@ -4,11 +4,12 @@ import re
 from collections.abc import Sequence
 
 from glue.references.reading import refusal
+from glue.specs.projections import ATTENTION_OUTPUTS, MLP_OUTPUTS
 
 _ATTENTION = re.compile(
-    r"\.(self_attn|self_attention|attention|attn)\.(o_proj|out_proj|dense|c_proj|wo)\.(weight|bias)$"
+    rf"\.(self_attn|self_attention|attention|attn)\.({'|'.join(ATTENTION_OUTPUTS)})\.(weight|bias)$"
 )
-_MLP = re.compile(r"\.(down_proj|dense_4h_to_h|fc2|c_proj|fc_out|w2)\.(weight|bias)$")
+_MLP = re.compile(rf"\.({'|'.join(MLP_OUTPUTS)})\.(weight|bias)$")
 
 
 def output_projections(layer: Sequence[str]) -> frozenset[str]:

@@ -1,5 +1,6 @@
 """Layers of several models in any order: what is scored is what is saved, and a path of one model is that model."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from glue.checkpoints.reader import Checkpoint
 from glue.merging.data_flow import config_for
 from glue.merging.engine import merge_into, merge_to_folder
 from glue.mixture.load import empty_model, load_model
+from glue.references.headers import folder_tensors
 from glue.search.data_flow import DataFlowSpace
 from glue.specs.errors import GlueError
 from glue.specs.expression import Input, Member, Merge, weights_of
+from glue.specs.projections import is_output, output_filters
 from glue.specs.recipes import mergekit_recipe
+from tests.support.models import tiny_llama, tiny_neox
 from tests.support.tiny_zoo import build_tiny_zoo
 
 IDS = torch.arange(12).reshape(2, 6)
@@ -115,10 +119,20 @@ def test_its_recipe_is_mergekits_passthrough_and_its_weights_are_shares() -> Non
     recipe = mergekit_recipe(expression, {"ant": "/ant", "bee": "/bee"}, "float32")
     assert recipe is not None
     assert (recipe["merge_method"], recipe["base_model"]) == ("passthrough", "/ant")
-    assert recipe["slices"][0] == {"sources": [{"model": "/ant", "layer_range": [0, 1]}]}
-    scale = recipe["slices"][1]["sources"][0]["parameters"]["scale"]
-    assert scale == [{"filter": "o_proj", "value": 0.75}, {"filter": "down_proj", "value": 0.75}, {"value": 1.0}]
+    assert recipe["slices"][0] == recipe["slices"][-1] == {"sources": [{"model": "/ant", "layer_range": [0, 0]}]}
+    assert recipe["slices"][1] == {"sources": [{"model": "/ant", "layer_range": [0, 1]}]}
+    scale = recipe["slices"][2]["sources"][0]["parameters"]["scale"]
+    assert scale[-1] == {"value": 1.0}
+    assert {entry["value"] for entry in scale[:-1]} == {0.75}
     assert weights_of(expression) == {"ant": 0.25, "bee": 0.75}
+
+
+@pytest.mark.parametrize("make", [tiny_llama, tiny_neox])
+def test_the_recipes_filters_find_what_is_scaled(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    layer = [name for name in folder_tensors(make(tmp_path / "model")) if ".layers.1." in name]
+    found = {name for name in layer if any(part in name for part in output_filters())}
+    assert found == {name for name in layer if is_output(name)}
+    assert len({name.rpartition(".")[0] for name in found}) == 2
 
 
 @pytest.mark.parametrize(
