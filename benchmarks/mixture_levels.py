@@ -9,7 +9,7 @@ import argparse
 import json
 import random
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,38 +70,43 @@ def levels() -> list[Variant]:
         Variant("F-L-T", "2 experts a token", {"level": "ffn"}),
         Variant("F-L-T", "1 expert a token", {"level": "ffn", "experts_per_token": 1}),
         Variant("F-L-T", "2, gates from mean states", {"level": "ffn", "gate_mode": "hidden_avg"}),
+        Variant("F-L-S", "", {"level": "ffn", "router": {"input": "sample"}}),
         Variant("B-L-S", "", {"level": "block"}),
         Variant("M-L-S", "", {"level": "model"}),
     ]
 
 
 def routers() -> list[Variant]:
-    """Where the router comes from, at every level; text is for the language-model loss."""
-    text, drawn = {"train": dict(TRAIN)}, {"gate_mode": "uniform_random"}
-    found = []
-    for level, letters in (("ffn", "F-L-T"), ("block", "B-L-S"), ("model", "M-L-S")):
-        own: dict[str, Any] = {"level": level}
-        found += [
-            Variant(letters, "drawn", own | drawn),
-            Variant(letters, "drawn, then text", own | drawn | {"router": text}),
-            Variant(letters, "from prompts", own),
-            Variant(letters, "from prompts, then text", own | {"router": text}),
-        ]
-        if level != "ffn":
-            deep = letters.replace("L", "M")
-            found += [
-                Variant(letters, "trained on prompts", own | {"router": {"train": {"steps": 300}}}),
-                Variant(deep, "trained on prompts", own | {"router": {"type": "mlp"}}),
-                Variant(deep, "trained on prompts, then text", own | {"router": {"type": "mlp"} | text}),
-            ]
-    return found
+    """Where the router comes from, at every level and with every input; text is for the language-model loss."""
+    kinds = (("F", "ffn", "token"), ("F", "ffn", "sample"), ("B", "block", "sample"), ("M", "model", "sample"))
+    return [variant for letter, level, source in kinds for variant in _routers(letter, level, source)]
+
+
+def _routers(letter: str, level: str, source: str) -> Iterator[Variant]:
+    linear, deep = (f"{letter}-{kind}-{source[0].upper()}" for kind in "LM")
+    ways: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
+        (linear, "drawn", {}, {"gate_mode": "uniform_random"}),
+        (linear, "drawn, then text", {"train": TRAIN}, {"gate_mode": "uniform_random"}),
+        (linear, "prompts", {}, {}),
+        (linear, "prompts, then text", {"train": TRAIN}, {}),
+        (linear, "trained on prompts", {"train": {"steps": 300}}, {}),
+        (deep, "trained on prompts", {"type": "mlp"}, {}),
+        (deep, "trained on prompts, then text", {"type": "mlp", "train": TRAIN}, {}),
+    ]
+    for name, note, router, keys in ways:
+        yield Variant(name, note, {"level": level, "router": {"input": source} | router} | keys)
 
 
 def hybrids() -> list[Variant]:
-    """K dense layers from the experts' mean, below each level that can have them; with K of all there is no mixture."""
+    """K dense layers from the experts' mean, below each level; with all of them dense there is no mixture."""
     return [
-        Variant(f"{letter}-L-S", f"K = {dense} of {LAYERS}", {"level": level, "dense_layers": dense})
-        for letter, level in (("B", "block"), ("M", "model"))
+        Variant(name, f"{dense} of {LAYERS}", keys | {"dense_layers": dense})
+        for name, keys in (
+            ("F-L-T", {"level": "ffn"}),
+            ("F-L-S", {"level": "ffn", "router": {"input": "sample"}}),
+            ("B-L-S", {"level": "block"}),
+            ("M-L-S", {"level": "model"}),
+        )
         for dense in range(LAYERS)
     ]
 
@@ -148,7 +153,7 @@ class Bench:
         train = keys.get("router", {}).get("train")
         if train and "batch" in train:
             self._write_text(place / "text.jsonl", members)
-            keys["router"] = keys["router"] | {"train": train | {"data": "text.jsonl"}}
+            keys["router"] = keys["router"] | {"train": dict(train) | {"data": "text.jsonl"}}
         if keys["level"] != "model" or keys.get("dense_layers"):
             keys["trunk"] = "mean"
         (place / "mix.yml").write_text(yaml.safe_dump(self._file(members) | keys))
