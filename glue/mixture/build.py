@@ -22,7 +22,8 @@ from glue.mixture.companions import ends_of, write_companions, write_tokenizer
 from glue.mixture.modeling_glue_model_mixture import GlueModelMixtureConfig
 from glue.mixture.modelling import MODEL_LEVEL
 from glue.mixture.router import RouterWeights, embedding_tensor
-from glue.mixture.writing import ExpertSource, Output, write_mixture
+from glue.mixture.sources import ExpertSource, opened_model
+from glue.mixture.writing import Output, write_mixture
 from glue.references.reading import refusal
 from glue.references.signature import has_tokenizer, tokenizer_digest
 
@@ -45,7 +46,7 @@ def build_mixture(
     out: Path,
     experts: Sequence[ExpertSource],
     router: RouterWeights,
-    embedding_folder: Path,
+    base: ExpertSource | Path,
     tokenizer_folder: Path,
     *,
     top_k: int,
@@ -57,7 +58,7 @@ def build_mixture(
     """Write a model-level mixture into `out`, one tensor in memory at a time; a killed build goes on where it was.
 
     Experts are stored in `dtype` under `experts.<index>.`, heads untied; the router, with its copy of the input
-    embedding of the model in `embedding_folder`, in float32, so that routing does not depend on the dtype. An expert
+    embedding of the `base`, in float32, so that routing does not depend on the dtype. An expert
     whose tokenizer is another than that of `tokenizer_folder` keeps its own below `tokenizers/`.
     Equal inputs give equal bytes. The finished folder is read once more and verified.
 
@@ -68,8 +69,8 @@ def build_mixture(
         ValueError: the router is not one for these experts and this embedding.
     """
     with ExitStack() as stack:
-        opened = [stack.enter_context(Checkpoint.open(expert.folder)) for expert in experts]
-        embedding = stack.enter_context(Checkpoint.open(embedding_folder))
+        opened = [stack.enter_context(expert.opened()) for expert in experts]
+        embedding = stack.enter_context(opened_model(base))
         named = zip((expert.name for expert in experts), opened, strict=True)
         origins = [origin for index, each in enumerate(named) for origin in _expert_origins(index, *each, dtype)]
         origins.append(_router_embedding(embedding))

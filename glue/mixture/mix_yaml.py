@@ -4,12 +4,14 @@ Format: mergekit 0.1.5, `moe/config.py`. What this program does not support is r
 skipped.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from glue.merging.mergekit_yaml import ModelReference
+from glue.merging.model_source import ModelSource
 from glue.specs.base import Number, Spec, read_yaml
 
 Level = Literal["ffn", "block", "model"]
@@ -19,12 +21,12 @@ StoredDtype = Literal["float32", "bfloat16", "float16"]
 
 
 class MixExpert(Spec):
-    """One expert: a model's folder, and texts that should and should not come to it.
+    """One expert: a model's folder, with an adapter or not, or a merge that is never stored; and its prompts.
 
     `noise_scale` is the deviation of noise on its MLPs' weights, `residual_scale` a factor for what they answer.
     """
 
-    source_model: ModelReference
+    source_model: ModelSource
     positive_prompts: tuple[str, ...] = ()
     negative_prompts: tuple[str, ...] = ()
     noise_scale: Number | None = Field(default=None, ge=0)
@@ -112,7 +114,7 @@ class MixFile(Spec):
     one of mergekit-moe's names.
     """
 
-    base_model: ModelReference
+    base_model: ModelSource
     experts: tuple[MixExpert, ...] = Field(min_length=1, max_length=256)
     shared_experts: tuple[MixExpert, ...] = Field(default=(), max_length=256)
     architecture: str | None = None
@@ -179,6 +181,14 @@ class MixFile(Spec):
                 "each other"
             )
         return self
+
+    def sources(self) -> tuple[ModelSource, ...]:
+        """The base, the experts and the shared experts, in order."""
+        return (self.base_model, *(each.source_model for each in (*self.experts, *self.shared_experts)))
+
+    def references(self) -> Iterator[ModelReference]:
+        """Every folder that it stands on."""
+        return (reference for source in self.sources() for reference in source.references())
 
     @property
     def routes_samples(self) -> bool:

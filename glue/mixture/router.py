@@ -15,10 +15,12 @@ from glue.checkpoints.reader import Checkpoint
 from glue.mixture.modeling_glue_block_mixture import pool_states
 from glue.mixture.modeling_glue_ffn_mixture import layers_of, mlp_name
 from glue.mixture.modeling_glue_model_mixture import pool_features
+from glue.mixture.sources import ExpertSource, opened_model
 
 __all__ = [
     "InnerLayer",
     "RouterWeights",
+    "embedding_of",
     "embedding_tensor",
     "layer_prototypes",
     "mlp_states",
@@ -161,7 +163,16 @@ def read_embedding(folder: Path) -> Tensor:
     Raises:
         IncompatibleModelsError: the folder is not a complete causal language model.
     """
-    with Checkpoint.open(folder) as checkpoint:
+    return embedding_of(folder)
+
+
+def embedding_of(source: ExpertSource | Path) -> Tensor:
+    """The same of a model that may be a merge or have an adapter.
+
+    Raises:
+        IncompatibleModelsError: it is not a complete causal language model.
+    """
+    with opened_model(source) as checkpoint:
         return checkpoint.read(embedding_tensor(checkpoint), torch.float32)
 
 

@@ -1,6 +1,7 @@
 """A mixture file run from end to end: routers found, result built beside its place, moved there when it is whole."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,11 +13,13 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from glue.checkpoints.architecture import meta_model
 from glue.checkpoints.disk import TOKEN, give_name, work_folder
-from glue.checkpoints.dtypes import config_dtype
+from glue.checkpoints.dtypes import config_dtype, dtype_name
 from glue.checkpoints.manifest import file_sha256, write_manifest
 from glue.checkpoints.writer import Progress
-from glue.merging.merged_checkpoint import Locate
+from glue.merging.engine import merge_into
+from glue.merging.merged_checkpoint import Locate, open_source
 from glue.merging.mergekit_yaml import ModelReference
+from glue.merging.model_source import ModelSource
 from glue.merging.run import model_folders
 from glue.mixture.block import build_block_mixture
 from glue.mixture.build import build_mixture
@@ -35,17 +38,17 @@ from glue.mixture.gates import (
     uniform_gates,
 )
 from glue.mixture.language_training import LanguageTraining
-from glue.mixture.load import load_model
+from glue.mixture.load import empty_model, load_model
 from glue.mixture.mix_yaml import MixExpert, MixFile, read_mix_file
 from glue.mixture.router import (
     RouterWeights,
+    embedding_of,
     layer_prototypes,
     mlp_states,
     pool_features,
     pool_layer_states,
     pool_mlp_states,
     prototypes,
-    read_embedding,
 )
 from glue.mixture.sources import Adjustment, ExpertSource, SharedExperts
 from glue.mixture.trained import train_mixture
@@ -62,6 +65,7 @@ from glue.references.folders import folder_commit, read_config
 from glue.references.signature import has_tokenizer, tokenizer_digest
 from glue.specs.digests import digest_of
 from glue.specs.errors import IncompatibleModelsError, InvalidInputError, Problem
+from glue.specs.expression import Member
 
 DEFAULT_SEED = 0
 
@@ -69,6 +73,9 @@ DEFAULT_SEED = 0
 _FIRST_TEXTS = 64
 # Where routers learn from text, the part of the progress before that.
 _BUILDING = 0.3
+
+
+_Find = Callable[[ModelSource, str], ExpertSource]
 
 
 @dataclass(frozen=True)
@@ -146,7 +153,12 @@ class _Mix:
         return tokenizer
 
     def base_model(self) -> PreTrainedModel:
-        return load_model(self.base.folder, config_dtype(stored_dtype(self.base.folder)), "cpu")
+        checkpoint = self.base.checkpoint
+        if checkpoint is None:
+            return load_model(self.base.folder, config_dtype(stored_dtype(self.base.folder)), "cpu")
+        model = empty_model(checkpoint.config, self.base.folder, torch.float32, "cpu")
+        merge_into(Member(name=self.base.name), {self.base.name: checkpoint}, model)
+        return model
 
 
 def mix_file(
@@ -170,7 +182,7 @@ def mix_file(
     def locate(reference: ModelReference) -> tuple[Path, ...]:
         return model_folders(reference, path.parent)
 
-    names = [locate(expert.source_model)[0].name for expert in file.experts]
+    names = [_name(expert.source_model, locate, index) for index, expert in enumerate(file.experts)]
     texts = _texts_of(file, path.parent, progress)
     inputs = [inputs_digest(file, locate, names, shard_bytes, seed), *map(file_sha256, texts), device if texts else ""]
     work = work_folder(out, digest_of(inputs))
@@ -216,9 +228,10 @@ def write_mix(
     """
     if file.texts and not texts:
         raise _invalid("/router/train/data", "there is no text to train routers on here", "mix with glue mix")
-    mix = _found(file, locate, names, seed, tuple(texts), device)
-    _check_dense_layers(mix)
-    notes = (*_tokenizer_note(mix), *_built(mix, Output(out, shard_bytes, token, progress)))
+    with ExitStack() as resources:
+        mix = _found(file, partial(_source, resources, locate), names, seed, tuple(texts), device)
+        _check_dense_layers(mix)
+        notes = (*_tokenizer_note(mix), *_built(mix, Output(out, shard_bytes, token, progress)))
     write_manifest(out, token)
     return notes
 
@@ -254,11 +267,10 @@ def inputs_digest(file: MixFile, locate: Locate, names: Sequence[str], shard_byt
     Raises:
         InvalidInputError: a model is not a folder.
     """
-    references = (file.base_model, *(expert.source_model for expert in (*file.experts, *file.shared_experts)))
     return digest_of(
         {
             "file": file.as_json(),
-            "models": [[folder_commit(folder) for folder in locate(each)] for each in references],
+            "models": [[folder_commit(folder) for folder in locate(each)] for each in file.references()],
             "names": list(names),
             "shard_bytes": shard_bytes,
             "seed": _seed(file, seed),
@@ -267,19 +279,19 @@ def inputs_digest(file: MixFile, locate: Locate, names: Sequence[str], shard_byt
 
 
 def _found(
-    file: MixFile, locate: Locate, names: Sequence[str], seed: int | None, texts: tuple[Path, ...], device: str
+    file: MixFile, find: _Find, names: Sequence[str], seed: int | None, texts: tuple[Path, ...], device: str
 ) -> _Mix:
-    base, own_seed = _source(file.base_model, locate, "base"), _seed(file, seed)
+    base, own_seed = find(file.base_model, "base"), _seed(file, seed)
     named = zip(file.experts, names, strict=True)
     experts = tuple(
-        _changed(_source(expert.source_model, locate, name), expert, f"{own_seed}/{index}")
+        _changed(find(expert.source_model, name), expert, f"{own_seed}/{index}")
         for index, (expert, name) in enumerate(named)
     )
     shared = tuple(
-        _changed(_source(expert.source_model, locate, f"shared-{index}"), expert, f"{own_seed}/shared/{index}")
+        _changed(find(expert.source_model, f"shared-{index}"), expert, f"{own_seed}/shared/{index}")
         for index, expert in enumerate(file.shared_experts)
     )
-    dtype = file.dtype or stored_dtype(base.folder)
+    dtype = file.dtype or _stored_dtype(base)
     return _Mix(file, base, experts, shared, dtype, own_seed, texts, device)
 
 
@@ -317,11 +329,23 @@ def _tokenizer_note(mix: _Mix) -> tuple[str, ...]:
     return (f"{detail}: the mixture reads the base's ids",)
 
 
-def _source(reference: ModelReference, locate: Locate, name: str) -> ExpertSource:
-    if reference.lora is not None:
-        fix = "merge the adapter into its model first, with glue merge"
-        raise _invalid("/experts", f"{reference.lora} is an adapter, not a whole model", fix)
-    return ExpertSource(name, locate(reference)[0])
+def _source(resources: ExitStack, locate: Locate, source: ModelSource, name: str) -> ExpertSource:
+    if source.reference is not None and source.lora is None:
+        return ExpertSource(name, locate(source.reference)[0])
+    checkpoint = resources.enter_context(open_source(source, locate))
+    return ExpertSource(name, checkpoint.folder, checkpoint)
+
+
+def _name(source: ModelSource, locate: Locate, index: int) -> str:
+    """What an expert is called: like its adapter, else its folder; a merge has no name."""
+    return f"merge-{index}" if source.reference is None else locate(source.reference)[-1].name
+
+
+def _stored_dtype(source: ExpertSource) -> str:
+    """The dtype in which a model is stored, or a merge would be."""
+    if source.checkpoint is None:
+        return stored_dtype(source.folder)
+    return dtype_name(source.checkpoint.config)
 
 
 def _ffn(mix: _Mix, output: Output) -> tuple[str, ...]:
@@ -439,7 +463,7 @@ def _block(mix: _Mix, output: Output, *, decide_once: bool = False) -> tuple[str
 def _model(mix: _Mix, output: Output) -> tuple[str, ...]:
     if mix.file.dense_layers:
         return _block(mix, output, decide_once=True)
-    embedding = read_embedding(mix.base.folder)
+    embedding = embedding_of(mix.base)
     if mix.file.draws_gates:
         hidden = embedding.shape[1]
         router = RouterWeights(_drawn(mix, 1, hidden)[0], torch.zeros(hidden))
@@ -449,7 +473,7 @@ def _model(mix: _Mix, output: Output) -> tuple[str, ...]:
         output.folder,
         mix.experts,
         router,
-        mix.base.folder,
+        mix.base,
         mix.base.folder,
         top_k=mix.file.top_k,
         dtype=mix.dtype,

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +83,15 @@ class ExpertSource:
             return
         with Checkpoint.open(self.folder) as checkpoint:
             yield checkpoint
+
+
+def opened_model(source: ExpertSource | Path) -> AbstractContextManager[Checkpoint]:
+    """The tensors of a source, or of a folder.
+
+    Raises:
+        IncompatibleModelsError: the folder is not a safetensors model.
+    """
+    return source.opened() if isinstance(source, ExpertSource) else Checkpoint.open(source)
 
 
 @dataclass(frozen=True)
