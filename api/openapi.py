@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 from api import schemas
 from api.event_stream import MEDIA_TYPE as EVENT_STREAM_TYPE
 from api.problems import MEDIA_TYPE as PROBLEM_TYPE
+from glue.specs.build import BuildJobSpec, BuildRequest
 from glue.specs.job import JobRequest, JobSpec
 from glue.specs.publish import HubTokenRequest, PublishJobSpec, PublishRequest
 from glue.specs.zoo import ZooSpec
@@ -100,8 +101,10 @@ def install(app: FastAPI) -> None:
 def _own_schemas() -> dict[str, Any]:
     models: list[type[BaseModel]] = [
         JobRequest,
+        BuildRequest,
         PublishRequest,
         JobSpec,
+        BuildJobSpec,
         PublishJobSpec,
         ZooSpec,
         HubTokenRequest,

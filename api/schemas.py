@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, WithJsonSchema
 
 # Specs are shown as they were stored, also those of another release; the document tells their shape.
 StoredZooSpec = Annotated[dict[str, Any], WithJsonSchema({"allOf": [{"$ref": "#/components/schemas/ZooSpec"}]})]
-StoredJobSpec = Annotated[dict[str, Any], WithJsonSchema({"allOf": [{"$ref": "#/components/schemas/JobSpec"}]})]
+_JOB_SPECS = [{"$ref": f"#/components/schemas/{name}"} for name in ("JobSpec", "BuildJobSpec", "PublishJobSpec")]
+StoredJobSpec = Annotated[dict[str, Any], WithJsonSchema({"anyOf": _JOB_SPECS})]
 
 JobStatus = Literal["queued", "running", "paused", "cancelling", "succeeded", "failed", "cancelled"]
 StageStatus = Literal["pending", "running", "succeeded", "failed", "cancelled"]
@@ -116,14 +117,17 @@ class Initiator(Answer):
 
 
 class JobResult(Answer):
-    """What a succeeded job gives; gains are in points of mean accuracy over the best single model."""
+    """What a succeeded job gives; gains are in points of mean accuracy over the best single model.
+
+    They are null of a build without a report suite, and `recommended` of every build, which has nothing to choose.
+    """
 
     artifact_id: str
     digest: str
-    recommended: str
-    best_single: str
-    gain_over_best_single: float
-    gain_over_best_single_stderr: float
+    recommended: str | None
+    best_single: str | None
+    gain_over_best_single: float | None
+    gain_over_best_single_stderr: float | None
 
 
 class Published(Answer):

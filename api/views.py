@@ -12,6 +12,7 @@ from glue.records.workers import WorkerView
 from glue.references.licences import combine, licences_of
 from glue.specs.expression import parse_expression
 from glue.specs.job import JobSpec, ResolvedModel
+from glue.specs.kinds import AnyJobSpec
 from glue.specs.recipes import mergekit_recipe
 
 Row = TypeVar("Row")
@@ -123,7 +124,7 @@ def unit(view: UnitView) -> schemas.Unit:
     )
 
 
-def unit_detail(row: tables.Unit, spec: JobSpec) -> schemas.UnitDetail:
+def unit_detail(row: tables.Unit, spec: AnyJobSpec) -> schemas.UnitDetail:
     """A unit with everything in it."""
     return schemas.UnitDetail(
         id=row.id,
@@ -136,8 +137,8 @@ def unit_detail(row: tables.Unit, spec: JobSpec) -> schemas.UnitDetail:
     )
 
 
-def _mergekit(row: tables.Unit, spec: JobSpec) -> dict[str, Any] | None:
-    if "expression" not in row.payload:
+def _mergekit(row: tables.Unit, spec: AnyJobSpec) -> dict[str, Any] | None:
+    if not isinstance(spec, JobSpec) or "expression" not in row.payload:
         return None
     return mergekit_recipe(parse_expression(row.payload["expression"]), spec.sources(), spec.output.dtype)
 
@@ -218,7 +219,8 @@ def _stage(row: tables.Stage, units: schemas.UnitCounts) -> schemas.Stage:
 
 
 def _chain(row: tables.Job) -> list[str]:
-    return list(stage_names(row.kind, publishes=row.spec.get("publish") is not None))
+    reports, publishes = (row.spec.get(name) is not None for name in ("report", "publish"))
+    return list(stage_names(row.kind, reports=reports, publishes=publishes))
 
 
 def _progress(row: tables.Job, stages: Sequence[schemas.Stage]) -> schemas.Progress:
@@ -280,7 +282,7 @@ def _result(row: tables.Job, artifacts: Sequence[tables.Artifact]) -> schemas.Jo
     return schemas.JobResult(
         artifact_id=model.id,
         digest=_digest(model.digest),
-        recommended=row.result["recommended"],
+        recommended=row.result.get("recommended"),
         best_single=row.result["best_single"],
         gain_over_best_single=row.result["gain_over_best_single"],
         gain_over_best_single_stderr=row.result["gain_over_best_single_stderr"],
@@ -288,12 +290,13 @@ def _result(row: tables.Job, artifacts: Sequence[tables.Artifact]) -> schemas.Jo
 
 
 def _warnings(row: tables.Job) -> list[str]:
-    """What to read before the result is used: where the models say something of licences, what follows from them."""
+    """What to read before the result is used: a build's remarks, and what follows from the models' licences."""
+    remarks = list((row.result or {}).get("remarks", ()))
     licences = licences_of(ResolvedModel.parse(model) for model in row.spec.get("models", ()))
     if not any(licences.values()):
-        return []
+        return remarks
     combined = combine(licences)
-    return [*combined.conflicts, *combined.notes]
+    return [*remarks, *combined.conflicts, *combined.notes]
 
 
 def _published(row: tables.Job) -> schemas.Published | None:

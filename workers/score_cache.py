@@ -8,10 +8,12 @@ from sqlalchemy.orm import Session
 
 from glue.records.leases import Claim
 from glue.records.scores import find_score, store_score
+from glue.specs.build import BuildJobSpec
 from glue.specs.digests import digest_of
 from glue.specs.expression import expression_digest, parse_expression
-from glue.specs.job import JobSpec
+from glue.specs.kinds import parse_job
 from glue.specs.plan import UnitOutcome, UnitRequest
+from glue.specs.publish import PublishJobSpec
 from glue.specs.results import ResolveResult
 
 SCORE_CANDIDATE = "score.candidate"
@@ -51,7 +53,11 @@ def score_key(unit: UnitRequest, device: str) -> str | None:
     contents = _contents(unit)
     if unit.kind != SCORE_CANDIDATE or contents is None:
         return None
-    spec, suite_name = JobSpec.parse(unit.spec), unit.payload["suite"]
+    spec, suite_name = parse_job(unit.spec), unit.payload["suite"]
+    assert not isinstance(spec, PublishJobSpec)
+    if isinstance(spec, BuildJobSpec) and spec.suite(suite_name).chat_template:
+        # Rendered with the template of what was built, which is none of the contents below.
+        return None
     suite = spec.suite(suite_name).as_json()
     data = [[each.task, each.repo, each.commit] for each in spec.suite_data.get(suite_name, ())]
     return digest_of(

@@ -16,6 +16,7 @@ from api.problems import RefusalError
 from api.request_ids import current_request_id
 from api.settings import Settings
 from api.warm_start import earlier_trials, pinned
+from glue.builds.resolve import resolve_build
 from glue.plans.model_glue import stages_at_submission
 from glue.records import jobs, tables
 from glue.records.artifacts import get_artifact, list_artifacts
@@ -24,9 +25,10 @@ from glue.records.errors import NotFoundError
 from glue.records.zoos import get_zoo
 from glue.references.hub_access import HubAccess
 from glue.references.resolve import resolve_job, resolve_publish
+from glue.specs.build import BuildRequest
 from glue.specs.errors import InvalidInputError, Problem
-from glue.specs.job import JobRequest, JobSpec
-from glue.specs.kinds import AnyJobRequest, AnyJobSpec, parse_request
+from glue.specs.job import JobRequest
+from glue.specs.kinds import AnyJobRequest, AnyJobSpec, parse_job, parse_request
 from glue.specs.publish import PublishRequest
 from glue.specs.zoo import ZooSpec
 from glue.telemetry.traces import submission_span
@@ -155,22 +157,24 @@ def get_unit(job_id: str, unit_id: str, owner: Owner, store: Store) -> schemas.U
     with store.transaction() as session:
         row = jobs.get_job(session, owner, known_id("job", job_id))
         found = jobs.get_unit(session, row.id, known_id("unit", unit_id))
-        return views.unit_detail(found, JobSpec.parse(row.spec))
+        return views.unit_detail(found, parse_job(row.spec))
 
 
-def subject_of(session: Session, owner: str, request: AnyJobRequest) -> tables.Zoo | tables.Artifact:
-    """What a job is about: a stored zoo, or an artifact to publish.
+def subject_of(session: Session, owner: str, request: AnyJobRequest) -> tables.Zoo | tables.Artifact | None:
+    """What a job is about: a stored zoo, or an artifact to publish; a build names its models itself.
 
     Raises:
         InvalidInputError: the owner has nothing of that name.
     """
+    if isinstance(request, BuildRequest):
+        return None
     if isinstance(request, PublishRequest):
         return _artifact(session, owner, request.artifact)
     return _zoo(session, owner, request.zoo)
 
 
 def resolved(
-    request: AnyJobRequest, subject: tables.Zoo | tables.Artifact, settings: Settings, hub: HubAccess
+    request: AnyJobRequest, subject: tables.Zoo | tables.Artifact | None, settings: Settings, hub: HubAccess
 ) -> AnyJobSpec:
     """The spec to store.
 
@@ -180,8 +184,11 @@ def resolved(
     if isinstance(request, PublishRequest):
         assert isinstance(subject, tables.Artifact)
         return resolve_publish(request, subject.id, subject.digest, subject.location, hub)
+    seed = secrets.randbelow(MAX_SEED)
+    if isinstance(request, BuildRequest):
+        return resolve_build(request, settings.roots, seed, hub)
     assert isinstance(subject, tables.Zoo)
-    return resolve_job(request, ZooSpec.parse(subject.spec), settings.roots, secrets.randbelow(MAX_SEED), hub)
+    return resolve_job(request, ZooSpec.parse(subject.spec), settings.roots, seed, hub)
 
 
 def _artifact(session: Session, owner: str, artifact_id: str) -> tables.Artifact:

@@ -12,6 +12,7 @@ from api.dependencies import CurrentSettings, Hub, Owner, Store
 from api.routes.jobs import resolved, subject_of
 from api.settings import Settings
 from api.warm_start import earlier_trials, pinned
+from glue.builds.resolve import examine_build
 from glue.records.database import database_time
 from glue.records.errors import NotFoundError
 from glue.records.measures import PRESENT
@@ -22,6 +23,7 @@ from glue.references.hub_access import HubAccess
 from glue.references.models import FoundModel, find_models
 from glue.references.preflight import Room, free_bytes, preflight
 from glue.references.resolve import examine_job
+from glue.specs.build import BuildRequest
 from glue.specs.errors import Fault, GlueError, InvalidInputError, Problem
 from glue.specs.job import JobRequest, JobSpec
 from glue.specs.kinds import AnyJobRequest, parse_request
@@ -76,6 +78,9 @@ def _look(body: Any, owner: str, store: Store, settings: Settings, hub: HubAcces
             examined = examine_job(looked.request, zoo, settings.roots, 0, hub)
             looked.models, looked.problems = list(examined.models), [*looked.problems, *examined.findings.problems]
             _start(looked.request, examined.spec, owner, store, looked)
+    elif isinstance(looked.request, BuildRequest):
+        build = examine_build(looked.request, settings.roots, 0, hub)
+        looked.models, looked.problems = list(build.models), [*looked.problems, *build.findings.problems]
     else:
         _resolve(looked.request, owner, store, settings, hub, looked)
     return looked

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from glue.builds.kinds import parse_config, with_models
 from glue.references.hub_names import SCHEME, is_hub_source
 from glue.specs.base import read_yaml
-from glue.specs.job import JobRequest
+from glue.specs.build import BuildRequest
+from glue.specs.kinds import parse_request
 from glue.specs.zoo import ZooSpec
 
 
@@ -21,13 +23,15 @@ def zoo_request(path: Path) -> dict[str, Any]:
 
 
 def job_request(path: Path) -> dict[str, Any]:
-    """A job file, checked, with absolute task folders.
+    """A job file, checked, with absolute paths. The config of a build may be the name of a file beside it.
 
     Raises:
         InvalidInputError: with a problem for each mistake.
     """
     data = with_absolute_paths(read_yaml(path), path.parent)
-    JobRequest.parse(data)
+    request = parse_request(data)
+    if isinstance(request, BuildRequest):
+        parse_config(request.kind, request.config)
     return data
 
 
@@ -40,7 +44,18 @@ def with_absolute_paths(data: Any, folder: Path) -> dict[str, Any]:
             entry["source"] = _absolute_source(entry["source"], folder)
     for suite in ("proxy", "report"):
         _make_absolute(mapping.get(suite), "include_path", folder)
-    return mapping
+    return _with_config(mapping, folder)
+
+
+def _with_config(mapping: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The mapping with a build's config in it, read from its file where it is the name of one."""
+    config = mapping.get("config")
+    if isinstance(config, str):
+        path = _absolute(config, folder)
+        config, folder = read_yaml(path), path.parent
+    if not isinstance(config, dict):
+        return mapping
+    return mapping | {"config": with_models(config, lambda pointer, text: _absolute_source(text, folder))}
 
 
 def _mapping(data: Any) -> dict[str, Any]:

@@ -124,8 +124,9 @@ def pull(
 
 
 def print_report(found: dict[str, Any], out: Console) -> None:
-    """The table and the lines under it."""
-    out.print(report_table(found))
+    """The table, if anything was scored, and the lines under it."""
+    if found["models"]:
+        out.print(report_table(found))
     for line in report_summary(found):
         out.print(line)
 
@@ -139,7 +140,8 @@ def _follow(client: Client, job_id: str) -> None:
     _print_outcome(found)
     if found["status"] != "succeeded":
         raise typer.Exit(1)
-    print_report(client.report(job_id), console)
+    if found["kind"] != "publish":
+        print_report(client.report(job_id), console)
 
 
 def _id(client: Client, job: str) -> str:

@@ -30,7 +30,7 @@ def jobs_table(jobs: list[dict[str, Any]]) -> Table:
 
 def report_table(report: dict[str, Any]) -> Table:
     """The report's models: accuracy in percent with its standard error, on items that the search never saw."""
-    tasks = [task["task"] for task in report["models"][0]["report"]["tasks"]]
+    tasks = [task["task"] for row in report["models"][:1] for task in row["report"]["tasks"]]
     table = Table(box=None, header_style="bold", pad_edge=False, title_justify="left")
     table.add_column("model", overflow="fold")
     for task in tasks:
@@ -45,13 +45,13 @@ def report_table(report: dict[str, Any]) -> Table:
 def report_summary(report: dict[str, Any]) -> list[Text]:
     """The lines under the table: the gain, the recommendation, the warnings."""
     gain, stderr = report["gain_over_best_single"], report["gain_over_best_single_stderr"]
-    lines = [
-        Text.assemble(
-            (f"{gain:+.2f} points", "bold green" if gain > 2 * stderr else "bold yellow"),
-            f" (± {stderr:.2f}) of mean accuracy over the best single model, {report['best_single']}",
-        ),
-        Text(f"recommended: {report['recommended']}"),
-    ]
+    lines = []
+    if gain is not None:
+        gained = (f"{gain:+.2f} points", "bold green" if gain > 2 * stderr else "bold yellow")
+        rest = f" (± {stderr:.2f}) of mean accuracy over the best single model, {report['best_single']}"
+        lines.append(Text.assemble(gained, rest))
+    if report["recommended"] is not None:
+        lines.append(Text(f"recommended: {report['recommended']}"))
     return lines + [Text(f"warning: {warning}", style="yellow") for warning in report["warnings"]]
 
 

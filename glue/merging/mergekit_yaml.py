@@ -32,12 +32,6 @@ class ModelReference(Spec):
             raise ValueError("a reference is a model, or a model+adapter")
         return {"model": model, "lora": adapters[0] if adapters else None}
 
-    @model_validator(mode="after")
-    def _no_revision(self) -> Self:
-        if any("@" in Path(part).name for part in (self.model, self.lora or "")):
-            raise ValueError("revisions of Hub repositories are not supported here; download the model to a folder")
-        return self
-
 
 class SliceSource(Spec):
     """Layers of one model, from the first of `layer_range` to before the second."""

@@ -18,6 +18,7 @@ from glue.mixture.assignment import select_experts
 from glue.mixture.build import ExpertSource, build_mixture
 from glue.mixture.router import pool_features, prototypes, read_embedding
 from glue.pipeline.context import Context
+from glue.pipeline.mixture_levels import write_levels
 from glue.pipeline.models import checkpoints, zoo_tokenizer
 from glue.pipeline.outcomes import Outcomes
 from glue.pipeline.scoring import suites
@@ -133,26 +134,18 @@ def _build_unit(
 
 
 def build(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
-    """Pool the contexts' features, derive the router, and write the mixture into the artifacts."""
-    payload = request.payload
-    embedding_folder = Path(spec.paths()[BASE if spec.zoo.base else spec.zoo.member_names()[0]])
+    """Derive the router from the contexts, and write the mixture into the artifacts."""
+    payload, folder = request.payload, context.work / "mixture"
     texts = payload["contexts"] or suites(spec, context)["proxy"].contexts()
-    context.progress(0.0, f"features of {len(texts)} contexts")
-    features = _features(texts, zoo_tokenizer(spec, context), read_embedding(embedding_folder))
-    router = prototypes(features, payload["assignment"], len(payload["experts"]))
-    folder = context.work / "mixture"
-    build_mixture(
-        folder,
-        _sources(payload, spec, context, request.token),
-        router,
-        embedding_folder,
-        Path(spec.paths()[spec.zoo.member_names()[0]]),
-        top_k=spec.mixture.top_k,
-        dtype=spec.output.dtype,
-        shard_bytes=spec.output.shard_bytes,
-        token=request.token,
-        progress=context.progress,
-    )
+    sources = _sources(payload, spec, context, request.token)
+    if spec.mixture.shares_layers or spec.mixture.router.type == "mlp":
+        assigned = list(zip(texts, payload["assignment"], strict=True))
+        own = [[text for text, expert in assigned if expert == place] for place in range(len(sources))]
+        notes = write_levels(folder, sources, own, spec, request.token, context)
+    else:
+        notes = ()
+        _write_whole(folder, sources, texts, request, spec, context)
+    stock = not any(folder.glob("*.py"))
     manifest, location = publish_folder(folder, context.artifacts)
     result = {
         "experts": payload["experts"],
@@ -161,7 +154,34 @@ def build(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
         "digest": manifest.digest,
         "location": location,
     }
-    return UnitOutcome(result, ArtifactPlan("mixture", manifest.digest, location, manifest.as_json()))
+    found = {"stock": stock, "remarks": list(notes)}
+    return UnitOutcome(result | found, ArtifactPlan("mixture", manifest.digest, location, manifest.as_json()))
+
+
+def _write_whole(
+    folder: Path,
+    sources: Sequence[ExpertSource],
+    texts: Sequence[str],
+    request: UnitRequest,
+    spec: JobSpec,
+    context: Context,
+) -> None:
+    """Whole models behind one router of prototypes, whose features are pooled as the finished model does."""
+    embedding_folder = Path(spec.paths()[BASE if spec.zoo.base else spec.zoo.member_names()[0]])
+    context.progress(0.0, f"features of {len(texts)} contexts")
+    features = _features(texts, zoo_tokenizer(spec, context), read_embedding(embedding_folder))
+    build_mixture(
+        folder,
+        sources,
+        prototypes(features, request.payload["assignment"], len(sources)),
+        embedding_folder,
+        Path(spec.paths()[spec.zoo.member_names()[0]]),
+        top_k=min(spec.mixture.top_k, len(sources)),
+        dtype=spec.output.dtype,
+        shard_bytes=spec.output.shard_bytes,
+        token=request.token,
+        progress=context.progress,
+    )
 
 
 def _sources(payload: dict[str, Any], spec: JobSpec, context: Context, token: int) -> list[ExpertSource]:

@@ -14,16 +14,17 @@ from glue.pipeline.context import Context
 from glue.pipeline.outcomes import Outcomes
 from glue.specs.expression import Member, Merge, is_data_flow, members_of
 from glue.specs.job import JobSpec
+from glue.specs.kinds import ModelJobSpec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def checkpoints(spec: JobSpec, context: Context) -> dict[str, Checkpoint]:
-    """The zoo's entries, opened once for the engine's life."""
+def checkpoints(spec: ModelJobSpec, context: Context) -> dict[str, Checkpoint]:
+    """The models of a job, opened once for the engine's life."""
     return context.keep("checkpoints", spec.models, lambda: _open(spec))
 
 
-def _open(spec: JobSpec) -> dict[str, Checkpoint]:
+def _open(spec: ModelJobSpec) -> dict[str, Checkpoint]:
     return {name: open_checkpoint([Path(each) for each in folders]) for name, folders in spec.folders().items()}
 
 

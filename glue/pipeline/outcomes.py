@@ -6,6 +6,7 @@ from glue.specs.errors import GlueError
 from glue.specs.plan import StageOutcome
 from glue.specs.results import (
     BaselinesResult,
+    BuildResult,
     MergeResult,
     MixtureResult,
     ResolveResult,
@@ -43,6 +44,14 @@ class Outcomes:
     def mixture(self) -> MixtureResult:
         """The mixture, or why there is none."""
         return MixtureResult.parse(self._of("mixture"))
+
+    def build(self) -> BuildResult:
+        """The model of a build."""
+        return BuildResult.parse(self._of("build"))
+
+    def build_report(self) -> BuildResult:
+        """A build's model with its report."""
+        return BuildResult.parse(self._of("report"))
 
     def searches(self) -> tuple[SearchResult, ...]:
         """Every family's search, in the order of the families."""

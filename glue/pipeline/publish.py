@@ -5,9 +5,10 @@ from typing import Any
 from glue.checkpoints.manifest import DamagedFolderError, read_manifest
 from glue.pipeline.context import Context
 from glue.publishing.push import push as push_folder
-from glue.specs.job import JobSpec
+from glue.specs.build import BuildJobSpec
 from glue.specs.kinds import AnyJobSpec
 from glue.specs.plan import StageOutcome, UnitOutcome, UnitRequest
+from glue.specs.publish import PublishJobSpec
 from glue.specs.results import PublishedModel
 
 
@@ -38,9 +39,12 @@ def advance(request: UnitRequest, spec: AnyJobSpec) -> UnitOutcome:
     """The job's result: that of the report, where it had one, and where it was published."""
     (pushed,) = request.units
     assert pushed.result is not None
-    made = _made(request.outcomes) if isinstance(spec, JobSpec) else {"digest": spec.digest, "location": spec.location}
+    made = _made(request.outcomes, spec)
     return UnitOutcome(made | {"published": PublishedModel.parse(pushed.result).as_json()}, finished=True)
 
 
-def _made(outcomes: tuple[StageOutcome, ...]) -> dict[str, Any]:
-    return next(outcome.result for outcome in outcomes if outcome.name == "report")
+def _made(outcomes: tuple[StageOutcome, ...], spec: AnyJobSpec) -> dict[str, Any]:
+    if isinstance(spec, PublishJobSpec):
+        return {"digest": spec.digest, "location": spec.location}
+    last = "build" if isinstance(spec, BuildJobSpec) and spec.report is None else "report"
+    return next(outcome.result for outcome in outcomes if outcome.name == last)

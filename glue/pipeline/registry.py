@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from glue.pipeline import baselines, merge, mixture, publish, report, resolve, scoring, search, similarity
+from glue.pipeline import baselines, builds, merge, mixture, publish, report, resolve, scoring, search, similarity
 from glue.pipeline.context import Context
+from glue.specs.build import BuildJobSpec
 from glue.specs.kinds import parse_job
 from glue.specs.plan import ADVANCE, UnitOutcome, UnitRequest
 
@@ -24,6 +25,9 @@ RUNS: dict[str, Run] = {
     "mixture.build": mixture.build,
     "report.write": report.write,
     "publish.push": publish.push,
+    "build.write": builds.write,
+    "build.score": builds.score_made,
+    "build.report": builds.write_report,
 }
 
 ADVANCES: dict[str, Advance] = {
@@ -35,7 +39,12 @@ ADVANCES: dict[str, Advance] = {
     "mixture": mixture.advance,
     "report": report.advance,
     "publish": publish.advance,
+    "build": builds.advance_build,
 }
+
+# What a job that builds one model does in its own way.
+BUILD_RUNS: dict[str, Run] = {"score.candidate": builds.score_input}
+BUILD_ADVANCES: dict[str, Advance] = {"resolve": builds.advance_resolve, "report": builds.advance_report}
 
 
 def run(request: UnitRequest, context: Context) -> UnitOutcome:
@@ -45,6 +54,7 @@ def run(request: UnitRequest, context: Context) -> UnitOutcome:
         GlueError: with the reason and the fault, to be recorded with the unit.
     """
     spec = parse_job(request.spec)
+    builds_one = isinstance(spec, BuildJobSpec)
     if request.kind == ADVANCE:
-        return ADVANCES[request.stage](request, spec)
-    return RUNS[request.kind](request, spec, context)
+        return (ADVANCES | (BUILD_ADVANCES if builds_one else {}))[request.stage](request, spec)
+    return (RUNS | (BUILD_RUNS if builds_one else {}))[request.kind](request, spec, context)

@@ -46,7 +46,7 @@ def write(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
     report = build_report(_evidence(request, spec, outcomes))
     folder = context.work / f"artifact.{request.token}"
     context.progress(0.1, "collecting the model")
-    shutil.copytree(context.artifacts / _location(report, outcomes), folder, copy_function=_link_or_copy)
+    shutil.copytree(context.artifacts / _location(report, outcomes), folder, copy_function=link_or_copy)
     context.progress(0.5, "drawing the plots")
     draw_plots(report, folder / "plots")
     (folder / "report.json").write_text(canonical_json(report) + "\n", encoding="utf-8")
@@ -86,7 +86,8 @@ def _location(report: dict[str, Any], outcomes: Outcomes) -> str:
     return next(merge.location for merge in outcomes.merges() if merge.name == report["artifact"])
 
 
-def _link_or_copy(source: str, target: str) -> str:
+def link_or_copy(source: str, target: str) -> str:
+    """A second name for a finished file, or where there can be none a copy; for `shutil.copytree`."""
     # Model files are immutable once in the artifacts, so a second name costs no disk.
     try:
         os.link(source, target)

@@ -18,14 +18,15 @@ from glue.references.headers import TensorInfo, folder_tensors
 from glue.references.hub_datasets import download_data
 from glue.references.hub_download import download
 from glue.references.signature import signature, tokenizer_digest
-from glue.specs.errors import IncompatibleModelsError, InvalidInputError, Problem
 from glue.specs.digests import digest_of
+from glue.specs.errors import IncompatibleModelsError, InvalidInputError, Problem
 from glue.specs.job import JobSpec, ResolvedAdapter, ResolvedModel
+from glue.specs.kinds import ModelJobSpec
 from glue.specs.plan import UnitOutcome, UnitRequest
 from glue.specs.results import InspectedModel, ResolveResult
 
 
-def inspect(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
+def inspect(request: UnitRequest, spec: ModelJobSpec, context: Context) -> UnitOutcome:
     """One entry's folder: complete, a causal language model, and unchanged since submission.
 
     Raises:
@@ -79,7 +80,7 @@ def _inspected(model: ResolvedModel, config: dict[str, Any], tensors: Mapping[st
     )
 
 
-def fetch(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
+def fetch(request: UnitRequest, spec: ModelJobSpec, context: Context) -> UnitOutcome:
     """One entry from the Hub into the folder that the job knows it by; what is there already is not fetched again.
 
     Raises:
@@ -91,7 +92,7 @@ def fetch(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
     return UnitOutcome({"name": payload["name"], "files": len(list(folder.iterdir()))})
 
 
-def fetch_data(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
+def fetch_data(request: UnitRequest, spec: ModelJobSpec, context: Context) -> UnitOutcome:
     """Files of a data set from the Hub; what is there already is not fetched again.
 
     Raises:

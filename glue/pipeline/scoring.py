@@ -17,6 +17,7 @@ from glue.references.folders import folder_commit
 from glue.specs.errors import InvalidInputError, Problem
 from glue.specs.expression import Candidate
 from glue.specs.job import JobSpec
+from glue.specs.kinds import ModelJobSpec
 from glue.specs.plan import UnitOutcome, UnitRequest
 from glue.specs.results import ScoredCandidate, SuiteScore
 
@@ -61,7 +62,7 @@ def suites(spec: JobSpec, context: Context) -> dict[str, Suite]:
 
 def _suites(spec: JobSpec, context: Context) -> dict[str, Suite]:
     for name in ("proxy", "report"):
-        _check_unchanged(name, spec)
+        check_unchanged(name, spec)
     tokenizer = zoo_tokenizer(spec, context)
     proxy, report = (
         load_suite(spec.suite(name), tokenizer, spec.suite_data.get(name, ())) for name in ("proxy", "report")
@@ -72,7 +73,12 @@ def _suites(spec: JobSpec, context: Context) -> dict[str, Suite]:
     return {"proxy": proxy, "report": report}
 
 
-def _check_unchanged(name: str, spec: JobSpec) -> None:
+def check_unchanged(name: str, spec: ModelJobSpec) -> None:
+    """Check that a suite's task folder is what it was at submission.
+
+    Raises:
+        InvalidInputError: it is not.
+    """
     folder, commit = spec.suite(name).include_path, spec.suite_commits.get(name)
     if folder is not None and commit is not None and folder_commit(Path(folder)) != commit:
         detail = f"the task folder of the {name} suite changed since the job was submitted"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import comb
 
 from glue.plans.units import FP32_BYTES, WORKER_CLASSES
+from glue.specs.build import BuildRequest
 from glue.specs.job import JobRequest
 from glue.specs.plan import WorkerClass
 from glue.specs.preflight import StageEstimate
@@ -97,9 +98,7 @@ def estimate_stages(
     read = sum(size.bytes for size in members)
     candidates = sum(candidates_of(job.search, len(group)) for group in groups)
     stages = [
-        _stage("resolve", "resolve.download", sum(1 for each in downloads if each), sum(downloads) / speeds.hub, 0)
-        if any(downloads)
-        else _stage("resolve", "resolve.inspect", len(members), sum(size.bytes for size in members) / speeds.disk, 0),
+        _resolve(members, downloads, speeds),
         _stage("similarity", "similarity.compare", merged, _compared(groups) / speeds.compare, STREAMING_BYTES),
         scoring.stage("baselines", len(members), items_of(job.proxy, speeds)),
         scoring.stage("search", candidates, items_of(job.proxy, speeds)),
@@ -116,6 +115,32 @@ def estimate_stages(
         size = sum(written) if experts else max(written)
         stages.append(_stage("publish", "publish.push", 1, size / speeds.hub, 0))
     return stages
+
+
+def estimate_build(
+    job: BuildRequest, models: Sequence[ModelSize], downloads: Sequence[int], workers: Workers, speeds: Throughputs
+) -> list[StageEstimate]:
+    """The stages of a job that builds one model of these."""
+    read, written = sum(size.bytes for size in models), built_bytes(job, models)
+    seconds = written / speeds.merge + read / speeds.disk
+    stages = [
+        _resolve(models, downloads, speeds),
+        _stage("build", "build.write", 1, seconds, STREAMING_BYTES),
+    ]
+    if job.report is not None:
+        parameters = [size.parameters for size in models]
+        largest = max(parameters) if job.kind == "merge" else sum(parameters)
+        scoring = _Scoring(largest, workers, speeds)
+        stages.append(scoring.stage("report", len(models) + 1, items_of(job.report, speeds)))
+    if job.publish is not None:
+        stages.append(_stage("publish", "publish.push", 1, written / speeds.hub, 0))
+    return stages
+
+
+def built_bytes(job: BuildRequest, models: Sequence[ModelSize]) -> int:
+    """About the size of the result: a merge is as large as the largest model, the others hold all of them."""
+    sizes = [size.bytes for size in models]
+    return max(sizes) if job.kind == "merge" else sum(sizes)
 
 
 def estimate_merge(read: int, written: int, speeds: Throughputs, units: int = 1) -> StageEstimate:
@@ -171,6 +196,14 @@ class _Scoring:
     def stage(self, name: str, models: int, items: int, experts: int = 0) -> StageEstimate:
         memory = self.memory * max(experts, 1) if models else 0
         return _stage(name, "score.candidate", models, self.seconds(models, items), STREAMING_BYTES, memory)
+
+
+def _resolve(members: Sequence[ModelSize], downloads: Sequence[int], speeds: Throughputs) -> StageEstimate:
+    if any(downloads):
+        fetched = sum(1 for each in downloads if each)
+        return _stage("resolve", "resolve.download", fetched, sum(downloads) / speeds.hub, 0)
+    seconds = sum(size.bytes for size in members) / speeds.disk
+    return _stage("resolve", "resolve.inspect", len(members), seconds, 0)
 
 
 def _compared(groups: Sequence[Sequence[ModelSize]]) -> float:

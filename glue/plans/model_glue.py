@@ -4,16 +4,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from glue.plans.units import scoring_memory, unit
+from glue.plans.units import FP32_BYTES, scoring_memory, unit
+from glue.specs.build import BuildJobSpec
 from glue.specs.expression import Member, Merge
 from glue.specs.job import JobSpec
-from glue.specs.kinds import AnyJobSpec
+from glue.specs.kinds import AnyJobSpec, ModelJobSpec
 from glue.specs.plan import StageOutcome, StagePlan, UnitPlan
 from glue.specs.publish import PublishJobSpec
 from glue.specs.results import (
+    BuildResult,
     MergeResult,
     MixtureResult,
-    ReportResult,
     ResolveResult,
     SearchResult,
     SimilarityResult,
@@ -50,26 +51,32 @@ def stages_unlocked(spec: AnyJobSpec, outcomes: Iterable[StageOutcome]) -> tuple
     Pure: the same outcomes give the same plans, whoever asks and however often.
     """
     known = {(outcome.name, outcome.family): outcome for outcome in outcomes}
-    plans = []
-    for position, kind in enumerate(_chain(spec)):
+    plans, kinds = [], {kind.name: kind for kind in _chain(spec)}
+    for position, kind in enumerate(kinds.values()):
         for family in _families(kind, known):
-            if (kind.name, family) not in known and _met(kind, family, known):
+            if (kind.name, family) not in known and _met(kind, family, known, kinds):
                 units = _first_units(kind, spec, family, known)
                 plans.append(StagePlan(kind.name, position, family, ready=True, units=units))
     return tuple(plans)
 
 
-def stage_names(kind: str = "model_glue", *, publishes: bool = False) -> tuple[str, ...]:
+def stage_names(kind: str = "model_glue", *, reports: bool = True, publishes: bool = False) -> tuple[str, ...]:
     """The names of a chain's stages in order, as a person follows them."""
-    if kind == "publish":
+    if kind == PUBLISH:
         return (PUBLISH,)
-    return tuple(stage.name for stage in CHAIN) + ((PUBLISH,) if publishes else ())
+    chain = CHAIN if kind == "model_glue" else _build_chain(reports)
+    return tuple(stage.name for stage in chain) + ((PUBLISH,) if publishes else ())
 
 
 def _chain(spec: AnyJobSpec) -> tuple[StageKind, ...]:
     if isinstance(spec, PublishJobSpec):
         return (StageKind(PUBLISH, (), False, _push_artifact),)
-    return (*CHAIN, StageKind(PUBLISH, ("report",), False, _push_report)) if spec.publish else CHAIN
+    chain = _build_chain(spec.report is not None) if isinstance(spec, BuildJobSpec) else CHAIN
+    return (*chain, StageKind(PUBLISH, (chain[-1].name,), False, _push_made)) if spec.publish else chain
+
+
+def _build_chain(reports: bool) -> tuple[StageKind, ...]:
+    return (*BUILD_CHAIN, StageKind("report", ("build",), False, _build_scores)) if reports else BUILD_CHAIN
 
 
 def _families(kind: StageKind, known: Outcomes) -> tuple[str, ...]:
@@ -81,11 +88,11 @@ def _families(kind: StageKind, known: Outcomes) -> tuple[str, ...]:
     return tuple(family.name for family in result.families)
 
 
-def _met(kind: StageKind, family: str, known: Outcomes) -> bool:
+def _met(kind: StageKind, family: str, known: Outcomes, kinds: Mapping[str, StageKind]) -> bool:
     return all(
         (needed, each) in known
         for needed in kind.needs
-        for each in _needed_families(_KINDS[needed], kind, family, known)
+        for each in _needed_families(kinds[needed], kind, family, known)
     )
 
 
@@ -101,7 +108,7 @@ def _first_units(kind: StageKind, spec: AnyJobSpec, family: str, known: Outcomes
     return kind.first_units(spec, family, known) if ready else ()
 
 
-def _resolve_units(spec: JobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:
+def _resolve_units(spec: ModelJobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:
     remote = {place: model.name for model in reversed(spec.models) for place in model.repositories()}
     if remote:
         # They are looked into once they are here. What several entries stand on is fetched once.
@@ -114,14 +121,14 @@ def _resolve_units(spec: JobSpec, family: str, known: Outcomes) -> tuple[UnitPla
     return inspect_units(spec)
 
 
-def _arrivals(spec: JobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:
+def _arrivals(spec: ModelJobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:
     """What comes from the Hub first; without any of that, the models are looked into at once."""
     models = _resolve_units(spec, family, known)
     fetched = tuple(unit for unit in models if unit.kind == "resolve.download")
     return (*fetched, *data_units(spec)) or models
 
 
-def data_units(spec: JobSpec) -> tuple[UnitPlan, ...]:
+def data_units(spec: ModelJobSpec) -> tuple[UnitPlan, ...]:
     """The units that fetch both suites' data sets, one for each repository at a commit."""
     wanted: dict[tuple[str, str], dict[str, None]] = {}
     for task in (task for suite in sorted(spec.suite_data) for task in spec.suite_data[suite]):
@@ -133,7 +140,7 @@ def data_units(spec: JobSpec) -> tuple[UnitPlan, ...]:
     )
 
 
-def inspect_units(spec: JobSpec) -> tuple[UnitPlan, ...]:
+def inspect_units(spec: ModelJobSpec) -> tuple[UnitPlan, ...]:
     """The units that look into every entry's folder, in zoo order."""
     return tuple(unit("resolve.inspect", {"name": model.name, "commit": model.commit}) for model in spec.models)
 
@@ -169,13 +176,29 @@ def _report_units(spec: JobSpec, family: str, known: Outcomes) -> tuple[UnitPlan
     return (*candidates, unit("score.mixture", located, memory * len(mixture.experts)))
 
 
-def _push_report(spec: JobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:
-    report = ReportResult.parse(known["report", ""].result)
-    return (unit("publish.push", {"digest": report.digest, "location": report.location}),)
+def _push_made(spec: ModelJobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:
+    made = known["report" if ("report", "") in known else "build", ""].result
+    return (unit("publish.push", {"digest": made["digest"], "location": made["location"]}),)
 
 
 def _push_artifact(spec: PublishJobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:
     return (unit("publish.push", {"digest": spec.digest, "location": spec.location}),)
+
+
+def _build_units(spec: BuildJobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:
+    return (unit("build.write", {"kind": spec.kind}),)
+
+
+def _build_scores(spec: BuildJobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:
+    """Every model that was put in, and what came out."""
+    built = BuildResult.parse(known["build", ""].result)
+    memory = scoring_memory(ResolveResult.parse(known["resolve", ""].result))
+    inputs = [_candidate(model.name, Member(name=model.name)) | {"suite": "report"} for model in spec.models]
+    made = {"location": built.location, "digest": built.digest, "suite": "report"}
+    return (
+        *(unit("score.candidate", each, memory) for each in inputs),
+        unit("build.score", made, 2 * FP32_BYTES * built.parameters),
+    )
 
 
 def _none_yet(spec: JobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:
@@ -195,4 +218,5 @@ CHAIN = (
     StageKind("mixture", ("merge",), False, _none_yet),
     StageKind("report", ("mixture",), False, _report_units),
 )
-_KINDS = {kind.name: kind for kind in CHAIN}
+# Of a job that builds one model as its config says. With a suite a report follows.
+BUILD_CHAIN = (StageKind("resolve", (), False, _arrivals), StageKind("build", ("resolve",), False, _build_units))

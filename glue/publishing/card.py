@@ -20,7 +20,7 @@ HUB_LICENCES = frozenset({
 })  # fmt: skip
 NO_NAME = "FOLDER"
 
-_TEMPLATES = ImmutableSandboxedEnvironment(
+TEMPLATES = ImmutableSandboxedEnvironment(
     loader=PackageLoader("glue.publishing", "."),
     undefined=StrictUndefined,
     # The card is Markdown, not a page; names are restricted by the specs.
@@ -32,14 +32,16 @@ _TEMPLATES = ImmutableSandboxedEnvironment(
 def model_card(report: dict[str, Any]) -> str:
     """The README.md of an artifact, from its report."""
     members = [row["name"] for row in report["models"] if row["role"] == "member"]
-    return _TEMPLATES.get_template("card.md.jinja").render(
+    return TEMPLATES.get_template("card.md.jinja").render(
         report
         | {
-            "metadata": _yaml(metadata(report)),
+            "metadata": yaml_text(metadata(report)),
             "members": members,
             "tasks": [task["task"] for task in report["models"][0]["report"]["tasks"]],
             "place": report["repository"] or NO_NAME,
-            "recipe": _yaml(report["job"]),
+            "custom": _is_custom(report),
+            "router": report["job"]["job"]["mixture"],
+            "recipe": yaml_text(report["job"]),
             "mergekit": _mergekit(report),
         }
     )
@@ -47,28 +49,36 @@ def model_card(report: dict[str, Any]) -> str:
 
 def metadata(report: dict[str, Any]) -> dict[str, Any]:
     """The YAML block of the card, in the Hub's terms."""
-    is_mixture = bool(report["mixture"]["experts"])
-    tags = ["model-glue", "merge", *(["mixture-of-experts", "custom_code"] if is_mixture else [])]
+    experts = ["mixture-of-experts"] if report["mixture"]["experts"] else []
+    tags = ["model-glue", "merge", *experts, *(["custom_code"] if _is_custom(report) else [])]
     found: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": tags}
-    found |= _licence(report)
-    repositories = [part["repository"] for part in _parts(report) if part["repository"]]
+    found |= licence_metadata(report)
+    repositories = [part["repository"] for part in parts_of(report) if part["repository"]]
     if repositories:
         found |= {"base_model": list(dict.fromkeys(repositories)), "base_model_relation": "merge"}
     artifact = next(row for row in report["models"] if row["name"] == report["artifact"])
     name = (report["repository"] or report["zoo"]).rpartition("/")[2]
-    return found | {"model-index": [{"name": name, "results": [_result(task) for task in artifact["report"]["tasks"]]}]}
+    results = [result_metadata(task) for task in artifact["report"]["tasks"]]
+    return found | {"model-index": [{"name": name, "results": results}]}
 
 
-def _licence(report: dict[str, Any]) -> dict[str, str]:
+def _is_custom(report: dict[str, Any]) -> bool:
+    """Whether a modelling file of ours lies in the folder."""
+    return bool(report["mixture"]["experts"]) and not report["mixture"].get("stock", False)
+
+
+def licence_metadata(report: dict[str, Any]) -> dict[str, str]:
+    """The licence of a report in the Hub's terms; nothing where no input names one."""
     identifier = report["licence"]["identifier"]
     if identifier in HUB_LICENCES:
         return {"license": identifier}
-    if all(part["licence"] is None for part in _parts(report)) and not report["licence"]["chosen"]:
+    if all(part["licence"] is None for part in parts_of(report)) and not report["licence"]["chosen"]:
         return {}
     return {"license": "other", "license_name": "see-inputs" if identifier == "other" else identifier}
 
 
-def _result(task: dict[str, Any]) -> dict[str, Any]:
+def result_metadata(task: dict[str, Any]) -> dict[str, Any]:
+    """A task's score in the Hub's terms."""
     metric = {"type": task["metric"], "name": task["metric"], "value": round(100 * task["mean"], 4)}
     stderr = {"type": "stderr", "name": f"{task['metric']} stderr", "value": round(100 * task["stderr"], 4)}
     return {
@@ -85,11 +95,11 @@ def _mergekit(report: dict[str, Any]) -> list[dict[str, str | None]]:
     found = []
     for family in report["families"]:
         recipe = mergekit_recipe(parse_expression(family["recipe"]), sources, dtype)
-        found.append({"family": family["name"], "text": _yaml(recipe) if recipe is not None else None})
+        found.append({"family": family["name"], "text": yaml_text(recipe) if recipe is not None else None})
     return found
 
 
-def _parts(report: dict[str, Any]) -> list[dict[str, Any]]:
+def parts_of(report: dict[str, Any]) -> list[dict[str, Any]]:
     """The inputs, and behind each the adapter on it."""
     return [part for model in report["inputs"] for part in (model, model.get("adapter")) if part is not None]
 
@@ -100,6 +110,7 @@ def _source(model: dict[str, Any]) -> str:
     return f"{model['repository'] or 'MODEL'}+{model['adapter']['repository'] or model['name']}"
 
 
-def _yaml(value: Any) -> str:
+def yaml_text(value: Any) -> str:
+    """Plain data as YAML, without the last line break."""
     text: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110)
     return text.rstrip("\n")

@@ -4,14 +4,15 @@ from typing import Any
 
 from glue.references.licences import combine, licences_of
 from glue.specs.job import JobSpec, ResolvedModel
+from glue.specs.kinds import ModelJobSpec
 from glue.specs.results import ResolveResult
 from glue.specs.zoo import BASE
 
 _SETTINGS = ("clustering", "search", "mixture", "output")
 
 
-def inputs_of(job: JobSpec, resolved: ResolveResult) -> list[dict[str, Any]]:
-    """Every entry of the zoo as it was found, with its commit, and of a model of the Hub its repository.
+def inputs_of(job: ModelJobSpec, resolved: ResolveResult) -> list[dict[str, Any]]:
+    """Every model of the job as it was found, with its commit, and of a model of the Hub its repository.
 
     Of an adapter these are the model's that it lies on, and its own are in `adapter`.
     """
@@ -30,7 +31,7 @@ def _adapter_of(model: ResolvedModel) -> dict[str, Any]:
     return {"adapter": {"commit": adapter.commit, "repository": adapter.repo, "licence": adapter.licence}}
 
 
-def licence_of(job: JobSpec) -> dict[str, Any]:
+def licence_of(job: ModelJobSpec) -> dict[str, Any]:
     """What follows from the entries' licences; the job may name another, which its owner then answers for."""
     combined = combine(licences_of(job.models))
     chosen = job.publish.licence if job.publish else None
@@ -65,11 +66,12 @@ def job_of(job: JobSpec) -> dict[str, Any]:
         zoo["base"] = {"source": source_of(base), "commit": base.commit}
     plain = job.as_json()
     settings = {name: plain[name] for name in _SETTINGS}
-    suites = {name: _suite(job, name) for name in ("proxy", "report")}
+    suites = {name: suite_of(job, name) for name in ("proxy", "report")}
     return {"zoo": zoo, "job": {"kind": job.kind, "zoo": job.zoo.name, "seed": job.seed, **settings, **suites}}
 
 
-def _suite(job: JobSpec, name: str) -> dict[str, Any]:
+def suite_of(job: ModelJobSpec, name: str) -> dict[str, Any]:
+    """A suite of the job; its task folder and data sets by their commits."""
     commit = job.suite_commits.get(name)
     data = {each.repo: each.commit for each in job.suite_data.get(name, ())}
     kept = {key: value for key, value in job.suite(name).as_json().items() if key != "include_path"}

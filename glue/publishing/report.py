@@ -117,7 +117,7 @@ def build_report(evidence: Evidence) -> dict[str, Any]:
 def _warnings(
     evidence: Evidence, artifact: ReportedModel, best: ReportedModel, gain: float, gain_stderr: float
 ) -> list[str]:
-    warnings = []
+    warnings = [f"{note[0].upper()}{note[1:]}." for note in evidence.mixture.remarks]
     if best.name != artifact.name:
         warnings.append(
             f"On the proxy suite {best.name} ({best.proxy.mean:.4f}) is better than "
@@ -145,14 +145,15 @@ def _row_json(row: ReportedModel, single: ReportedModel) -> dict[str, Any]:
         "name": row.name,
         "role": row.role,
         "family": row.family or None,
-        "proxy": _score_json(row.proxy),
-        "report": _score_json(row.report),
+        "proxy": score_json(row.proxy),
+        "report": score_json(row.report),
         "gain_over_best_single": round(gain * POINTS, POINT_DIGITS),
         "gain_over_best_single_stderr": round(gain_stderr * POINTS, POINT_DIGITS),
     }
 
 
-def _score_json(score: SuiteScore) -> dict[str, Any]:
+def score_json(score: SuiteScore) -> dict[str, Any]:
+    """A score without the items' own values."""
     tasks = [
         {
             "task": task.task,
@@ -187,4 +188,5 @@ def _mixture_json(mixture: MixtureResult) -> dict[str, Any]:
         "experts": [expert.as_json() for expert in mixture.experts],
         "left_out": [rejected.as_json() for rejected in mixture.left_out],
         "prototypes": mixture.prototypes,
+        **({"stock": True} if mixture.stock else {}),
     }

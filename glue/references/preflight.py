@@ -12,13 +12,23 @@ from pathlib import Path
 from shutil import disk_usage
 from typing import Any
 
-from glue.plans.estimates import ModelSize, Throughputs, Workers, disk_needed, estimate_merge, estimate_stages
+from glue.plans.estimates import (
+    ModelSize,
+    Throughputs,
+    Workers,
+    built_bytes,
+    disk_needed,
+    estimate_build,
+    estimate_merge,
+    estimate_stages,
+)
 from glue.references.folders import read_config
 from glue.references.headers import folder_tensors
 from glue.references.hub_cache import COMPLETE
 from glue.references.licences import combine, licences_of
 from glue.references.models import FoundModel
 from glue.references.signature import architecture, differences, position_settings, signature_parts
+from glue.specs.build import BuildRequest
 from glue.specs.digests import digest_of
 from glue.specs.errors import Problem
 from glue.specs.job import JobRequest
@@ -48,18 +58,26 @@ def preflight(
 ) -> Preflight:
     """All that is known of a request; of one that is wrong as much as the models that can be used tell.
 
-    Estimates are given for jobs that search; what other kinds need follows from the models' facts.
+    Estimates are given for jobs that make a model; what other kinds need follows from the models' facts.
     """
     seen = [_look_at(model) for model in models]
     groups = _groups(seen)
     facts = [_facts(each, groups) for each in seen]
     speeds, stages, disk = speeds or Throughputs(), [], None
-    warnings = list(chain(_unlike(seen), _contexts(seen, groups), _dtypes(seen), _licences(models, problems)))
+    # What a build says of models that are unlike, it says when it is planned.
+    unlike = () if isinstance(request, BuildRequest) else _unlike(seen)
+    warnings = list(chain(unlike, _contexts(seen, groups), _dtypes(seen), _licences(models, problems)))
+    downloads = [each.download_bytes for each in facts]
+    workers = Workers(Counter(name for classes, _ in room.workers for name in classes), room.on_device)
+    if isinstance(request, BuildRequest) and seen:
+        each_size = [each.size for each in seen]
+        stages = estimate_build(request, each_size, downloads, workers, speeds)
+        needed = sum(downloads) + built_bytes(request, each_size)
+        disk = _disk(needed, needed, room)
+        warnings += [*_room_is_short(disk), *_no_worker(stages, room)]
     if isinstance(request, JobRequest) and groups:
-        downloads = [each.download_bytes for each in facts]
-        slots = Counter(name for classes, _ in room.workers for name in classes)
         sizes = [[one.size for one in group] for group in groups]
-        stages = estimate_stages(request, sizes, downloads, Workers(slots, room.on_device), speeds)
+        stages = estimate_stages(request, sizes, downloads, workers, speeds)
         alone = [[size] for group in sizes for size in group]
         disk = _disk(disk_needed(request, sizes, downloads), disk_needed(request, alone, downloads), room)
         warnings += [*_base_differs(request, seen), *_room_is_short(disk), *_no_worker(stages, room)]

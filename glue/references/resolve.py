@@ -8,16 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glue.references.findings import Findings
+from glue.references.folders import read_config
+from glue.references.headers import folder_tensors
 from glue.references.hub_access import HubAccess
 from glue.references.hub_datasets import DataSets
 from glue.references.hub_target import check_target
 from glue.references.licences import combine, licences_of
 from glue.references.models import FoundModel, check_one_tokenizer, find_models
+from glue.references.reading import refusal
+from glue.references.signature import differences, signature_parts
 from glue.references.tasks import find_tasks
 from glue.specs.errors import InvalidInputError, Problem
 from glue.specs.job import JobRequest, JobSpec, ResolvedAdapter, ResolvedModel
 from glue.specs.publish import PublishJobSpec, PublishRequest, PublishSpec
-from glue.specs.search import takes_task_vectors
+from glue.specs.search import DataFlow, takes_task_vectors
 from glue.specs.zoo import ZooSpec
 
 
@@ -61,6 +65,7 @@ def examine_job(
     models = find_models(zoo, roots, findings, hub)
     check_one_tokenizer(models, findings)
     _check_base(request, zoo, findings)
+    _check_shared_layers(request, models, findings)
     data = DataSets(hub) if hub else None
     suites = {
         name: find_tasks(suite, f"/{name}", roots, findings, data)
@@ -132,9 +137,7 @@ def check_zoo(zoo: ZooSpec, roots: Sequence[Path], hub: HubAccess | None = None)
     findings.raise_any()
 
 
-def check_publish(
-    target: PublishSpec, models: Sequence[FoundModel], findings: Findings, hub: HubAccess | None
-) -> None:
+def check_publish(target: PublishSpec, models: Sequence[FoundModel], findings: Findings, hub: HubAccess | None) -> None:
     """Whether what is made of these models can be pushed there; what is against it goes to `findings`.
 
     Raises:
@@ -152,6 +155,38 @@ def check_publish(
             fix = "leave members out, or read their licences and name the result's as publish.licence"
             problem = Problem("", "licences_conflict", conflict, fix)
             findings.add(InvalidInputError(conflict, [problem]), "/publish/licence", "licences")
+
+
+def _check_shared_layers(request: JobRequest, models: Sequence[FoundModel], findings: Findings) -> None:
+    """Families whose results are to share layers must be alike in every shape, and so must the base."""
+    if not request.mixture.shares_layers or not models:
+        return
+    check_shapes(models, findings)
+    first, mixture = models[0], request.mixture
+    layers = read_config(first.headers).get("num_hidden_layers", read_config(first.headers).get("n_layer"))
+    # A hybrid of MLPs can be dense throughout, one of layers is then no mixture.
+    if isinstance(layers, int) and mixture.dense_layers >= layers:
+        detail, fix = f"there are {layers} layers", f"set it to at most {layers - 1}"
+        problem = Problem("", "dense_layers", detail, fix)
+        findings.add(InvalidInputError(detail, [problem]), "/mixture/dense_layers", "mixture")
+    if isinstance(request.search, DataFlow):
+        detail, fix = "a data-flow search makes models of any depth", "set level to model and dense_layers to 0"
+        problem = Problem("", "other_shapes", detail, fix)
+        findings.add(InvalidInputError(detail, [problem]), "/mixture/level", "mixture")
+
+
+def check_shapes(models: Sequence[FoundModel], findings: Findings, *, one_tokenizer: bool = True) -> None:
+    """That models have one architecture, one size of every tensor and one tokenizer; point at those that differ."""
+    parts = [signature_parts(read_config(model.headers), folder_tensors(model.headers)) for model in models]
+    rows = [read_config(model.headers).get("vocab_size") for model in models]
+    for index, model in enumerate(models[1:], 1):
+        found = list(differences(parts[0], parts[index]))
+        found += [f"{rows[0]} and {rows[index]} rows of vocabulary"] if rows[index] != rows[0] else []
+        found += ["their tokenizers"] if one_tokenizer and model.tokenizer != models[0].tokenizer else []
+        if found:
+            detail = f"it and {models[0].name} differ in {'; '.join(found[:4])}, and experts that share layers may not"
+            fix = "leave it out, or choose level: model without dense_layers"
+            findings.add(refusal("other_shapes", detail, fix), model.pointer, model.name)
 
 
 def _check_base(request: JobRequest, zoo: ZooSpec, findings: Findings) -> None:

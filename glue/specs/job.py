@@ -41,24 +41,49 @@ class ClusteringSpec(Spec):
 
 
 class RouterSpec(Spec):
-    """The mixture's router: linear, deciding once for a sample."""
+    """The mixture's router. A linear one is made of prototypes, an mlp learns whose sample is whose."""
 
-    type: Literal["linear"] = "linear"
-    input: Literal["sample"] = "sample"
+    type: Literal["linear", "mlp"] = "linear"
+    input: Literal["token", "sample"] = "sample"
 
 
 class MixtureSpec(Spec):
     """How the families' results are put behind a router.
 
+    At level `model` whole models are experts, at `block` the layers of models of one shape, at `ffn` their MLPs. The
+    bottom `dense_layers` layers are shared: the base's, or without a base the mean of all experts. Level `ffn` routes
+    each token unless told otherwise, and asks two experts.
+
     `minimum_share` is the share of proxy items on which an expert has to be the best to become one;
     below it a prototype would be noise. `include_rejected` adds members that the search rejected.
     """
 
-    level: Literal["model"] = "model"
-    top_k: Literal[1] = 1
+    level: Literal["ffn", "block", "model"] = "model"
+    top_k: int = Field(default=1, ge=1, le=64)
+    dense_layers: int = Field(default=0, ge=0, exclude_if=lambda layers: layers == 0)
     router: RouterSpec = RouterSpec()
     minimum_share: float = Field(default=0.05, ge=0, le=1)
     include_rejected: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_its_level_is_used(cls, value: object) -> object:
+        if not isinstance(value, dict) or value.get("level") != "ffn":
+            return value
+        router = value.get("router", {})
+        routed = {"input": "token"} | router if isinstance(router, dict) else router
+        return {"top_k": 2} | value | {"router": routed}
+
+    @model_validator(mode="after")
+    def _layers_route_samples(self) -> Self:
+        if self.level != "ffn" and self.router.input == "token":
+            raise ValueError(f"level {self.level} routes samples here; set router.input to sample or leave it out")
+        return self
+
+    @property
+    def shares_layers(self) -> bool:
+        """Whether experts have to be of one shape, because they share layers or parts of them."""
+        return self.level != "model" or self.dense_layers > 0
 
 
 class OutputSpec(Spec):

@@ -2,11 +2,31 @@
 
 from typing import Any
 
+from glue.specs.build import BuildJobSpec, BuildRequest
+from glue.specs.errors import InvalidInputError, Problem
 from glue.specs.job import JobRequest, JobSpec
 from glue.specs.publish import PublishJobSpec, PublishRequest
 
-AnyJobSpec = JobSpec | PublishJobSpec
-AnyJobRequest = JobRequest | PublishRequest
+AnyJobSpec = JobSpec | BuildJobSpec | PublishJobSpec
+AnyJobRequest = JobRequest | BuildRequest | PublishRequest
+# Those that make a model of others.
+ModelJobSpec = JobSpec | BuildJobSpec
+
+_SPECS: dict[str, type[AnyJobSpec]] = {
+    "model_glue": JobSpec,
+    "merge": BuildJobSpec,
+    "mixture": BuildJobSpec,
+    "stack": BuildJobSpec,
+    "publish": PublishJobSpec,
+}
+_REQUESTS: dict[str, type[AnyJobRequest]] = {
+    "model_glue": JobRequest,
+    "merge": BuildRequest,
+    "mixture": BuildRequest,
+    "stack": BuildRequest,
+    "publish": PublishRequest,
+}
+KINDS = tuple(_REQUESTS)
 
 
 def parse_job(value: dict[str, Any]) -> AnyJobSpec:
@@ -15,7 +35,7 @@ def parse_job(value: dict[str, Any]) -> AnyJobSpec:
     Raises:
         InvalidInputError: it is of no release that we know.
     """
-    return PublishJobSpec.parse(value) if value.get("kind") == "publish" else JobSpec.parse(value)
+    return _SPECS.get(str(value.get("kind")), JobSpec).parse(value)
 
 
 def parse_request(value: Any) -> AnyJobRequest:
@@ -24,5 +44,8 @@ def parse_request(value: Any) -> AnyJobRequest:
     Raises:
         InvalidInputError: with one problem for each mistake.
     """
-    is_publish = isinstance(value, dict) and value.get("kind") == "publish"
-    return PublishRequest.parse(value) if is_publish else JobRequest.parse(value)
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if isinstance(kind, str) and kind not in _REQUESTS:
+        detail, fix = f"there is no kind of job {kind!r}", f"set kind to one of {', '.join(KINDS)}"
+        raise InvalidInputError(f"/kind: {detail}; {fix}", [Problem("/kind", "job_kind", detail, fix)])
+    return _REQUESTS[kind if isinstance(kind, str) else "model_glue"].parse(value)

@@ -173,7 +173,10 @@ class Expert(Spec):
 
 
 class MixtureResult(Spec):
-    """The mixture on disk and its score on the proxy suite; all empty where there is only one expert."""
+    """The mixture on disk and its score on the proxy suite; all empty where there is only one expert.
+
+    A `stock` one needs no modelling file of ours. `remarks` say what was found odd while it was built.
+    """
 
     experts: tuple[Expert, ...]
     left_out: tuple[Rejected, ...]
@@ -181,6 +184,8 @@ class MixtureResult(Spec):
     digest: str | None
     location: str | None
     score: SuiteScore | None
+    stock: bool = Field(default=False, exclude_if=lambda stock: not stock)
+    remarks: tuple[str, ...] = Field(default=(), exclude_if=lambda remarks: not remarks)
 
 
 class ReportResult(Spec):
@@ -192,6 +197,20 @@ class ReportResult(Spec):
     best_single: str
     gain_over_best_single: float
     gain_over_best_single_stderr: float
+
+
+class BuildResult(Spec):
+    """The model of a build on disk; `remarks` are for whoever uses it. The gain is over the best of the models put in,
+    where there is a report.
+    """
+
+    digest: str
+    location: str
+    parameters: int
+    remarks: tuple[str, ...]
+    best_single: str | None = None
+    gain_over_best_single: float | None = None
+    gain_over_best_single_stderr: float | None = None
 
 
 class PublishedModel(Spec):

@@ -11,7 +11,7 @@ from glue.plans.units import WORKER_CLASSES
 from glue.references.hub_access import HubAccess
 from glue.specs.digests import digest_of
 from glue.specs.errors import GlueError
-from glue.specs.job import JobSpec
+from glue.specs.kinds import ModelJobSpec
 from glue.specs.plan import (
     ADVANCE,
     ADVANCE_POSITION,
@@ -29,7 +29,7 @@ from glue.specs.plan import (
 class InProcess:
     """Runs a job's stages one after the other; `outcomes` grows as they finish."""
 
-    spec: JobSpec
+    spec: ModelJobSpec
     home: Path
     outcomes: list[StageOutcome] = field(default_factory=list)
     cache: dict[Any, Any] = field(default_factory=dict)
@@ -37,8 +37,11 @@ class InProcess:
     hub: HubAccess | None = None
 
     def run(self) -> dict[str, Any]:
-        """Run to the end; gives the last stage's result."""
-        ready = [plan for plan in stages_at_submission(self.spec) if plan.ready]
+        """Run to the end, from behind the stages that have outcomes; gives the last stage's result."""
+        if self.outcomes:
+            ready = list(stages_unlocked(self.spec, self.outcomes))
+        else:
+            ready = [plan for plan in stages_at_submission(self.spec) if plan.ready]
         while ready:
             for plan in ready:
                 self.outcomes.append(StageOutcome(plan.name, plan.family, self._stage(plan)))

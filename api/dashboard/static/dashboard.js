@@ -161,7 +161,7 @@ function jobRow(job) {
     make("td", {}, link, make("span", { className: "id", textContent: job.id })),
     make("td", {}, chip(job.status)),
     make("td", { className: "wide", title: job.status_message || "" }, progress),
-    make("td", { className: "number", textContent: job.result ? points(job.result.gain_over_best_single) : "" }),
+    make("td", { className: "number", textContent: gainOf(job.result) }),
     make("td", { textContent: moment(job.created_at) }),
     make("td", { className: "number", textContent: duration(job.durations.running_seconds) }));
 }
@@ -363,13 +363,26 @@ function traceFamily(chart, trials, colour, x, y, end) {
 
 // ---- the result ----
 
-function showResult(job, report) {
+// What was gained, of a job that has something to compare with.
+function gainOf(result) {
+  return result && result.gain_over_best_single !== null ? points(result.gain_over_best_single) : "";
+}
+
+function showGain(report) {
   const gain = report.gain_over_best_single, stderr = report.gain_over_best_single_stderr;
+  byId("gain").hidden = gain === null;
+  if (gain === null) return;
+  const recommended = report.recommended === null ? "" : ` Recommended: ${report.recommended}.`;
   byId("gain").classList.toggle("unsure", gain <= 2 * stderr);
   byId("gain").replaceChildren(
     make("strong", { textContent: points(gain) }),
-    `± ${stderr.toFixed(2)} points over the best single model, ${report.best_single}. Recommended: ${report.recommended}.`);
-  const tasks = report.models[0].report.tasks.map((task) => task.task);
+    `± ${stderr.toFixed(2)} points over the best single model, ${report.best_single}.${recommended}`);
+}
+
+function showResult(job, report) {
+  showGain(report);
+  // A build without a report suite has no rows.
+  const tasks = report.models.slice(0, 1).flatMap((row) => row.report.tasks.map((task) => task.task));
   const heads = [...tasks, "mean"].map((name) => make("th", { className: "number", textContent: name }));
   byId("report-head").replaceChildren(make("tr", {}, make("th", { textContent: "model" }), ...heads));
   byId("report-rows").replaceChildren(...report.models.map((row) => reportRow(row, report)));
