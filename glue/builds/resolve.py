@@ -14,7 +14,6 @@ from glue.references.findings import Findings
 from glue.references.hub_access import HubAccess
 from glue.references.hub_datasets import DataSets
 from glue.references.models import FoundModel, find_sources
-from glue.references.reading import refusal
 from glue.references.resolve import check_publish, check_shapes, resolved_model
 from glue.references.tasks import FoundSuite, find_tasks
 from glue.specs.build import BuildJobSpec, BuildRequest
@@ -68,7 +67,6 @@ def examine_build(
     at = {name: pointers.get(text, CONFIG) for name, text in sources.items()}
     models = find_sources(sources, at, roots, findings, hub)
     if config is not None:
-        _check_adapters(config, models, findings)
         _check_shapes(config, named, models, findings)
     suite = (
         find_tasks(request.report, "/report", roots, findings, DataSets(hub) if hub else None)
@@ -142,17 +140,6 @@ def _pointers(request: BuildRequest) -> dict[str, str]:
 
     with_models(request.config, note, CONFIG)
     return found
-
-
-def _check_adapters(config: Config, models: Sequence[FoundModel], findings: Findings) -> None:
-    """An expert keeps all its weights, so an adapter is none."""
-    for model in models if isinstance(config, MixFile) else ():
-        if model.adapter is not None:
-            detail, fix = (
-                "it is an adapter, and experts are whole models",
-                "merge it into its model with a job of kind merge",
-            )
-            findings.add(refusal("adapter", detail, fix), model.pointer, model.name)
 
 
 def _check_shapes(config: Config, named: dict[str, str], models: Sequence[FoundModel], findings: Findings) -> None:

@@ -330,7 +330,8 @@ def _tokenizer_note(mix: _Mix) -> tuple[str, ...]:
 
 
 def _source(resources: ExitStack, locate: Locate, source: ModelSource, name: str) -> ExpertSource:
-    if source.reference is not None and source.lora is None:
+    # A folder that is an adapter itself stands for the model under it and the adapter.
+    if source.reference is not None and len(locate(source.reference)) == 1:
         return ExpertSource(name, locate(source.reference)[0])
     checkpoint = resources.enter_context(open_source(source, locate))
     return ExpertSource(name, checkpoint.folder, checkpoint)

@@ -15,6 +15,7 @@ from glue.specs.build import BuildRequest
 from glue.specs.errors import GlueError, InvalidInputError
 from glue.specs.kinds import parse_request
 from glue.stacking.run import stack_file
+from tests.support.adapters import write_adapter
 from tests.support.builds import build_request, build_spec, config, report_suite
 from tests.support.in_process import InProcess
 from tests.support.mixtures import silent
@@ -138,3 +139,15 @@ def test_requests_are_told_apart_by_their_kind(zoo: Path) -> None:
     with pytest.raises(InvalidInputError) as raised:
         parse_request({"zoo": "tiny"})
     assert {problem.pointer for problem in raised.value.problems} >= {"/kind", "/proxy"}
+
+
+def test_experts_may_be_merges_and_adapters(zoo: Path, tmp_path: Path) -> None:
+    write_adapter(zoo / "adapter", zoo / "models" / "cat")
+    nested = config("mixture", zoo)
+    nested["experts"][0]["source_model"] = {"merge": config("merge", zoo)}
+    nested["experts"][1]["source_model"] = str(zoo / "adapter")
+    job = InProcess(build_spec("mixture", zoo, config=nested), tmp_path)
+    made = tmp_path / "artifacts" / job.run()["location"]
+    assert json.loads((made / "config.json").read_text())["expert_names"] == ["merge-0", "adapter"]
+    assert {model.name for model in job.spec.models} == {"base-2", "ant", "bee", "adapter"}
+    assert str(zoo) not in (made / "README.md").read_text()
