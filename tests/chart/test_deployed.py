@@ -6,6 +6,7 @@ One deployment, from the migration hook to `helm test`; scraped before and after
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import threading
@@ -23,6 +24,8 @@ import yaml
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from examples.small_zoo.build import build_zoo
+from glue.cli.files import job_request, zoo_request
 from glue.evaluation.sandbox_client import run_remotely
 from glue.records.database import Database
 from glue.sandbox.programs import Limits
@@ -189,6 +192,29 @@ def test_helm_test_runs_the_job(scrapes: Scrapes, deployment: Deployment) -> Non
     assert '"digest": "sha256:' in said
 
 
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_the_demos_job_runs_through_the_same_containers(scrapes: Scrapes, deployment: Deployment) -> None:
+    api = deployment.containers["api"]
+    zoo = shutil.copytree(build_zoo(ROOT / "build" / "demo" / "zoo"), api.volumes["models"] / "demo")
+    asked = json.dumps([zoo_request(zoo / "zoo.yml"), job_request(zoo / "job.yml")])
+    # The files' own folder, as the containers see it.
+    zoo_asked, job_asked = json.loads(asked.replace(str(zoo), "/var/lib/models/demo"))
+    issued = api.execute(["python", "-m", "glue.records.issue_key", "--owner", "demo", "--name", "demo"])
+    key = re.search(r"mgl_\w+", issued.stdout.decode())
+    assert key is not None, issued.stderr
+    with httpx.Client(base_url=deployment.url, headers={"Authorization": f"Bearer {key[0]}"}, timeout=30) as client:
+        client.post("/v1/zoos", json=zoo_asked).raise_for_status()
+        job_id = client.post("/v1/jobs", json=job_asked).raise_for_status().json()["id"]
+        ended = ("succeeded", "failed", "cancelled")
+        assert wait_for(lambda: client.get(f"/v1/jobs/{job_id}").json()["status"] in ended, 600)
+        job = client.get(f"/v1/jobs/{job_id}").json()
+        assert job["status"] == "succeeded", (job["error"], deployment.containers["worker-cpu"].said()[-3000:])
+        report = client.get(f"/v1/jobs/{job_id}/report").json()
+    assert report["artifact"] == report["recommended"] == "mixture"
+    assert report["warnings"] == []
+
+
 def test_every_probe_is_content(scrapes: Scrapes, deployment: Deployment) -> None:
     for component in PODS:
         probes = deployment.containers[component].manifest.keys() & {"livenessProbe", "readinessProbe", "startupProbe"}
@@ -275,7 +301,7 @@ def test_the_sandboxes_pod_runs_programs_for_workers_that_show_its_token(tmp_pat
         assert not run_remotely(url, token, "python", "import socket; socket.socket()", Limits()).passed
         with pytest.raises(EvaluationError, match="GLUE_SANDBOX_TOKEN"):
             run_remotely(url, "a stranger guesses", "python", "", Limits())
-        assert not list((tmp_path / "tmp").iterdir())
+        assert not list((tmp_path / "tmp").glob("run*")), "nothing of a program stays"
     finally:
         sandbox.kill()
 
