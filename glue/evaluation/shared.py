@@ -170,8 +170,7 @@ def _batch_answers(
     columns = [place for _, _, places in spans for place in places]
     targets = [token for number, _, _ in spans for token in queries[number].continuation]
     index = torch.tensor([rows, columns, targets], device=logits.device)
-    # Queries of one context share its last position, of which each has a row of its own.
-    found, leads = _log_probabilities(logits[index[0], index[1]].float(), index[2])
+    found, leads = _log_probabilities(logits.float(), index[0], index[1], index[2])
     sums, margins = found.double().tolist(), leads.double().tolist()
     answers, start = {}, 0
     for number, _, places in spans:
@@ -182,16 +181,21 @@ def _batch_answers(
     return answers
 
 
-def _log_probabilities(rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Each target's log-probability, and its lead over the best other token; `rows` (targets x vocabulary) are used up.
+def _log_probabilities(logits: Tensor, rows: Tensor, places: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The log-probability of each target at its row and place, and its lead over the best other token.
 
-    In place: a table of log-probabilities, and another without the targets, would cost more than the rows themselves.
+    `logits` (rows x places x vocabulary) are used up: a table of log-probabilities beside them would cost more than
+    all else that happens outside the model. Only where a target is the best itself, the second best is looked for.
     """
-    wanted = rows.gather(1, targets[:, None])[:, 0]
-    others = rows.scatter_(1, targets[:, None], -torch.inf).amax(-1)
-    best = torch.maximum(others, wanted)
-    total = rows.sub_(best[:, None]).exp_().sum(-1) + (wanted - best).exp()
-    return wanted - best - total.log(), wanted - others
+    wanted = logits[rows, places, targets]
+    best = logits.amax(-1)
+    others = best[rows, places]
+    first = (wanted == others).nonzero()[:, 0]
+    if len(first):
+        table = logits[rows[first], places[first]].scatter_(1, targets[first, None], -torch.inf)
+        others[first] = table.amax(-1)
+    total = logits.sub_(best[..., None]).exp_().sum(-1).log_().add_(best)
+    return wanted - total[rows, places], wanted - others
 
 
 def _places(group: _Group, tail: int, kept: int) -> list[int]:

@@ -360,6 +360,46 @@ def test_chat_templates_are_lm_evals(folder: Path, tmp_path: Path) -> None:
         assert task.mean == pytest.approx(reference["results"][task.task][f"{metric},{filtered}"], abs=5e-7)
 
 
+def test_items_shots_metrics_and_filters_of_a_task_are_lm_evals(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    digits, words = _first_digits(), _first_digits() | {"name": "words"}
+    words["filter"] = [{"function": "regex", "regex_pattern": "([0-9]+)"}, {"function": "take_first"}]
+    wanted = [
+        {"task": "chosen", "items": [11, 2, 5], "metric": "acc_norm"},
+        {"task": "fixed", "limit": 6, "num_fewshot": 3, "fixed_shots": True},
+        {"task": "drawn", "limit": 6, "num_fewshot": 2},
+        {"task": "filtered", "limit": 5, "filter": "words"},
+    ]
+    for folder, settings in ((tmp_path / "ours", [{}, {}]), (tmp_path / "theirs", _baked())):
+        choice_task(folder, "chosen", 14)
+        writing_task(folder, "fixed", 12, fewshot_split="test", **settings[0])
+        writing_task(folder, "drawn", 12, fewshot_split="test", **settings[1])
+        writing_task(folder, "filtered", 9, filter_list=[digits, words])
+    suite = suite_of(tmp_path / "ours", *wanted, batch=4)
+    score = Scorer(suite, "cpu").score(model, tokenizer)
+    sizes = {"fixed": (12, 6), "drawn": (12, 6), "filtered": (9, 5)}
+    samples = {"chosen": [2, 5, 11]} | {name: drawn(*size, SEED, name) for name, size in sizes.items()}
+    results: Any = lm_eval.simple_evaluate(
+        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4),
+        tasks=list(samples),
+        task_manager=TaskManager(include_path=str(tmp_path / "theirs"), include_defaults=False),
+        samples=samples,
+        fewshot_random_seed=SEED,
+        bootstrap_iters=1,
+    )
+    for task, found, filtered in zip(suite.tasks, score.tasks, ("none", "none", "none", "words"), strict=True):
+        rows = [row for row in results["samples"][found.task] if row["filter"] == filtered]
+        rows.sort(key=lambda row: row["doc_id"])
+        assert [row["arguments"][0][0] for row in rows] == [item.requests[0].args[0] for item in task.items]
+        assert found.values == tuple(float(row[task.metric.source]) for row in rows)
+
+
+def _baked() -> list[dict[str, Any]]:
+    """What lm-eval has to read from the file for what a suite says."""
+    return [{"num_fewshot": 3, "fewshot_config": {"sampler": "first_n"}}, {"num_fewshot": 2}]
+
+
 def test_a_part_of_a_suite_scores_its_items_as_the_whole(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, suite: Suite, score: SuiteScore
 ) -> None:
