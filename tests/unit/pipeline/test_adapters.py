@@ -58,3 +58,11 @@ def test_adapters_are_read_as_the_merged_models(root: Path, tmp_path: Path) -> N
     assert adapted.outcome("mixture")["score"] == merged.outcome("mixture")["score"]
     inputs = {model["name"]: model for model in adapted.outcome("resolve")["models"]}
     assert inputs["eel"]["content"] != inputs["fly"]["content"] != inputs["base"]["content"]
+
+
+def test_the_card_names_the_adapter_beside_its_model(root: Path, tmp_path: Path) -> None:
+    job = finished(root, tmp_path, "adapters")
+    card = (tmp_path / "artifacts" / job.outcome("report")["location"] / "README.md").read_text()
+    rows = [line for line in card.splitlines() if line.startswith("| eel") and "a local folder" in line]
+    assert [row.split("|")[1].strip() for row in rows] == ["eel", "eel (adapter on it)"]
+    assert rows[1].count("|") == rows[0].count("|")
