@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from glue.builds.kinds import with_models
+from glue.builds.texts import named_texts
 from glue.evaluation.statistics import paired_difference
 from glue.publishing.card import NO_NAME, TEMPLATES, licence_metadata, parts_of, result_metadata, yaml_text
 from glue.publishing.provenance import inputs_of, licence_of, source_of, suite_of
@@ -103,7 +104,7 @@ def _job(spec: BuildJobSpec) -> dict[str, Any]:
     sources = {text: source_of(spec.model(name)) for text, name in spec.references.items()}
     parts = {part: sources[text].split("+")[place] for text in sources for place, part in enumerate(_parts(text))}
     known = parts | sources
-    config = with_models(spec.config, lambda pointer, text: known.get(text, text))
+    config = named_texts(with_models(spec.config, lambda pointer, text: known.get(text, text)), spec.texts)
     report = {"report": suite_of(spec, "report")} if spec.report else {}
     settings = {"seed": spec.seed, "shard_bytes": spec.shard_bytes, "verify": spec.verify}
     return {"kind": spec.kind, "config": config, **settings, **report}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glue.builds.kinds import Config, parse_config, references_of, same_shapes, text_of, with_models
+from glue.builds.texts import ROUTER, find_text
 from glue.mixture.mix_yaml import MixFile
 from glue.references.findings import Findings
 from glue.references.hub_access import HubAccess
@@ -16,11 +17,11 @@ from glue.references.hub_datasets import DataSets
 from glue.references.models import FoundModel, find_sources
 from glue.references.resolve import check_publish, check_shapes, resolved_model
 from glue.references.tasks import FoundSuite, find_tasks
-from glue.specs.build import BuildJobSpec, BuildRequest
-from glue.specs.errors import InvalidInputError, Problem
+from glue.specs.build import BuildJobSpec, BuildRequest, TrainingText
+from glue.specs.suite import TaskData
 from glue.specs.zoo import BASE
 
-CONFIG = "/config"
+CONFIG, REPORT = "/config", "report"
 _LONGEST_NAME = 48
 
 
@@ -62,30 +63,47 @@ def examine_build(
     findings = Findings()
     config = _parsed(request, findings)
     named = _names(text_of(each) for each in references_of(request.kind, config)) if config else {}
-    pointers = _pointers(request)
-    sources = {name: text for text, name in named.items()}
-    at = {name: pointers.get(text, CONFIG) for name, text in sources.items()}
-    models = find_sources(sources, at, roots, findings, hub)
+    models = _models(request, named, roots, findings, hub)
     if config is not None:
         _check_shapes(config, named, models, findings)
-    suite = (
-        find_tasks(request.report, "/report", roots, findings, DataSets(hub) if hub else None)
-        if request.report
-        else None
-    )
+    data = _data(request, config, roots, findings, DataSets(hub) if hub else None)
     if request.publish is not None:
         check_publish(request.publish, models, findings, hub)
-    spec = None if findings.problems else _spec(request, seed_default, models, named, suite)
+    spec = None if findings.problems else _spec(request, seed_default, models, named, data)
     return BuildExamination(findings, models, spec)
 
 
+@dataclass(frozen=True)
+class _Data:
+    """What a build reads besides models: its report suite, the text of its routers, and what comes from the Hub."""
+
+    report: FoundSuite | None
+    texts: tuple[TrainingText, ...]
+    fetched: dict[str, tuple[TaskData, ...]]
+
+
+def _models(
+    request: BuildRequest, named: dict[str, str], roots: Sequence[Path], findings: Findings, hub: HubAccess | None
+) -> list[FoundModel]:
+    places = _pointers(request)
+    sources = {name: text for text, name in named.items()}
+    pointers = {name: places.get(text, CONFIG) for name, text in sources.items()}
+    return find_sources(sources, pointers, roots, findings, hub)
+
+
+def _data(
+    request: BuildRequest, config: Config | None, roots: Sequence[Path], findings: Findings, data: DataSets | None
+) -> _Data:
+    texts, fetched = find_text(config, CONFIG, roots, findings, data) if isinstance(config, MixFile) else ((), ())
+    report = find_tasks(request.report, "/report", roots, findings, data) if request.report else None
+    named = {ROUTER: fetched, REPORT: report.data if report else ()}
+    return _Data(report, texts, {name: each for name, each in named.items() if each})
+
+
 def _spec(
-    request: BuildRequest,
-    seed_default: int,
-    models: Sequence[FoundModel],
-    named: dict[str, str],
-    suite: FoundSuite | None,
+    request: BuildRequest, seed_default: int, models: Sequence[FoundModel], named: dict[str, str], data: _Data
 ) -> BuildJobSpec:
+    commit = data.report.commit if data.report else None
     return BuildJobSpec(
         kind=request.kind,
         seed=seed_default if request.seed is None else request.seed,
@@ -94,21 +112,17 @@ def _spec(
         references=named,
         shard_bytes=request.shard_bytes,
         verify=request.verify or ("load" if request.publish else "stream"),
-        report=suite.spec if suite else None,
-        suite_commits={"report": suite.commit} if suite and suite.commit else {},
-        suite_data={"report": suite.data} if suite and suite.data else {},
+        report=data.report.spec if data.report else None,
+        suite_commits={REPORT: commit} if commit else {},
+        suite_data=data.fetched,
+        texts=data.texts,
         publish=request.publish,
     )
 
 
 def _parsed(request: BuildRequest, findings: Findings) -> Config | None:
     with findings.at(CONFIG, request.kind):
-        config = parse_config(request.kind, request.config)
-        if isinstance(config, MixFile) and config.texts:
-            detail = "a job has no files of training text"
-            problem = Problem("/router/train/data", "training_text", detail, "train the router with `glue mix`")
-            raise InvalidInputError(detail, [problem])
-        return config
+        return parse_config(request.kind, request.config)
     return None
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from glue.builds.kinds import parse_config, text_of
+from glue.builds.texts import check_text
 from glue.checkpoints.writer import Progress
 from glue.merging.mergekit_yaml import MergekitFile, ModelReference
 from glue.merging.model_source import ModelSource
@@ -19,8 +20,9 @@ from glue.stacking.modelling import run_stack_once
 from glue.stacking.run import write_stack
 
 
-def write_build(spec: BuildJobSpec, out: Path, token: int, progress: Progress) -> tuple[str, ...]:
+def write_build(spec: BuildJobSpec, out: Path, token: int, progress: Progress, device: str = "cpu") -> tuple[str, ...]:
     """Build the model in the folder `out`, where an earlier attempt may have left shards; gives notes for the user.
+    Routers that learn from text do so on `device`.
 
     The folder is verified and complete with its manifest; it is also loaded and run once where the job says so.
 
@@ -29,14 +31,15 @@ def write_build(spec: BuildJobSpec, out: Path, token: int, progress: Progress) -
         IncompatibleModelsError: the models do not fit together, or the result is not a model that runs.
         DiskFullError: there is no space; nothing that looks finished is left.
     """
-    notes = _written(spec, out, token, progress)
+    check_text(spec.texts)
+    notes = _written(spec, out, token, progress, device)
     if spec.verify == "load":
         progress(1.0, "loading the result")
         _CHECKS[spec.kind](out)
     return notes
 
 
-def _written(spec: BuildJobSpec, out: Path, token: int, progress: Progress) -> tuple[str, ...]:
+def _written(spec: BuildJobSpec, out: Path, token: int, progress: Progress, device: str) -> tuple[str, ...]:
     def locate(reference: ModelReference) -> tuple[Path, ...]:
         return tuple(Path(folder) for folder in spec.model(spec.references[text_of(reference)]).folders())
 
@@ -48,7 +51,16 @@ def _written(spec: BuildJobSpec, out: Path, token: int, progress: Progress) -> t
     if isinstance(config, MixFile):
         names = [_expert_name(spec, expert.source_model, index) for index, expert in enumerate(config.experts)]
         return write_mix(
-            config, locate, out, names=names, shard_bytes=size, seed=spec.seed, token=token, progress=progress
+            config,
+            locate,
+            out,
+            names=names,
+            shard_bytes=size,
+            seed=spec.seed,
+            token=token,
+            progress=progress,
+            texts=[Path(text.path) for text in spec.texts],
+            device=device,
         )
     return write_stack(config, locate, out, shard_bytes=size, token=token, progress=progress)
 

@@ -55,7 +55,19 @@ def _with_config(mapping: dict[str, Any], folder: Path) -> dict[str, Any]:
         config, folder = read_yaml(path), path.parent
     if not isinstance(config, dict):
         return mapping
-    return mapping | {"config": with_models(config, lambda pointer, text: _absolute_source(text, folder))}
+    changed = with_models(config, lambda pointer, text: _absolute_source(text, folder))
+    router = changed.get("router")
+    train = router.get("train") if isinstance(router, dict) else None
+    if isinstance(train, dict) and "data" in train:
+        given = [train["data"]] if isinstance(train["data"], str) else train["data"]
+        train["data"] = [_absolute_text(each, folder) for each in given] if isinstance(given, list) else given
+    return mapping | {"config": changed}
+
+
+def _absolute_text(source: Any, folder: Path) -> Any:
+    """A file of text, or a data set of the Hub, which only the scheme tells apart."""
+    is_local = isinstance(source, str) and not source.startswith(SCHEME)
+    return str(_absolute(source, folder)) if is_local else source
 
 
 def _mapping(data: Any) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def advance_resolve(request: UnitRequest, spec: BuildJobSpec) -> UnitOutcome:
 def write(request: UnitRequest, spec: BuildJobSpec, context: Context) -> UnitOutcome:
     """Build the model; where no report follows, the artifact with its card is made of it at once."""
     folder = context.work / "model"
-    notes = write_build(spec, folder, request.token, context.progress)
+    notes = write_build(spec, folder, request.token, context.progress, context.device)
     parameters = sum(prod(info.shape) for info in folder_tensors(folder).values())
     if spec.report is None:
         return _finished(folder, notes, parameters, {}, request, spec, context)

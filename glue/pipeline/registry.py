@@ -26,6 +26,7 @@ RUNS: dict[str, Run] = {
     "report.write": report.write,
     "publish.push": publish.push,
     "build.write": builds.write,
+    "build.train": builds.write,
     "build.score": builds.score_made,
     "build.report": builds.write_report,
 }

@@ -186,7 +186,11 @@ def _push_artifact(spec: PublishJobSpec, family: str, known: Outcomes) -> tuple[
 
 
 def _build_units(spec: BuildJobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:
-    return (unit("build.write", {"kind": spec.kind}),)
+    if not spec.texts:
+        return (unit("build.write", {"kind": spec.kind}),)
+    models = ResolveResult.parse(known["resolve", ""].result).models
+    memory = 2 * FP32_BYTES * sum(model.parameters for model in models)
+    return (unit("build.train", {"kind": spec.kind}, memory),)
 
 
 def _build_scores(spec: BuildJobSpec, family: str, known: Outcomes) -> tuple[UnitPlan, ...]:

@@ -19,6 +19,8 @@ WORKER_CLASSES = {
     "mixture.build": WorkerClass.CPU,
     "report.write": WorkerClass.CPU,
     "build.write": WorkerClass.CPU,
+    # A mixture whose routers learn from text.
+    "build.train": WorkerClass.GPU,
     "build.score": WorkerClass.GPU,
     "build.report": WorkerClass.CPU,
     "resolve.download": WorkerClass.HUB,

@@ -13,6 +13,14 @@ BuildKind = Literal["merge", "mixture", "stack"]
 Check = Literal["stream", "load"]
 
 
+class TrainingText(Spec):
+    """A file of text that a mixture's routers learn from; `commit` is its sha256, or the commit of its data set."""
+
+    path: str
+    commit: str
+    repo: str | None = None
+
+
 class BuildRequest(Spec):
     """A job of one build. `config` is what `glue merge`, `glue mix` or `glue stack` reads from a file.
 
@@ -50,6 +58,7 @@ class BuildJobSpec(Spec):
     report: SuiteSpec | None = None
     suite_commits: dict[str, str] = {}
     suite_data: dict[str, tuple[TaskData, ...]] = Field(default={}, exclude_if=lambda data: not data)
+    texts: tuple[TrainingText, ...] = Field(default=(), exclude_if=lambda texts: not texts)
     publish: PublishSpec | None = None
 
     def suite(self, name: str) -> SuiteSpec:

@@ -9,6 +9,7 @@ import yaml
 from safetensors.torch import load_file
 
 from glue.builds.resolve import examine_build
+from glue.cli.files import job_request
 from glue.merging.run import merge_file
 from glue.mixture.run import mix_file
 from glue.specs.build import BuildRequest
@@ -151,3 +152,38 @@ def test_experts_may_be_merges_and_adapters(zoo: Path, tmp_path: Path) -> None:
     assert json.loads((made / "config.json").read_text())["expert_names"] == ["merge-0", "adapter"]
     assert {model.name for model in job.spec.models} == {"base-2", "ant", "bee", "adapter"}
     assert str(zoo) not in (made / "README.md").read_text()
+
+
+def test_routers_of_a_job_learn_from_text_inside_the_roots(zoo: Path, tmp_path: Path) -> None:
+    (zoo / "text.jsonl").write_text("".join(json.dumps({"text": f"one two {word}"}) + "\n" for word in ("red", "blue")))
+    train = {"data": str(zoo / "text.jsonl"), "steps": 2, "batch": 2, "length": 8}
+    learning = config("mixture", zoo) | {"router": {"train": train}}
+    job = InProcess(build_spec("mixture", zoo, config=learning), tmp_path / "home")
+    made = tmp_path / "home" / "artifacts" / job.run()["location"]
+    (tmp_path / "config.yml").write_text(yaml.safe_dump(learning))
+    mix_file(tmp_path / "config.yml", tmp_path / "out", shard_bytes=10**9, seed=7, progress=silent)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (made, tmp_path / "out"))
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+    assert "text.jsonl" in (made / "README.md").read_text()
+    assert str(zoo) not in (made / "README.md").read_text()
+    (zoo / "text.jsonl").write_text("{}")
+    with pytest.raises(InvalidInputError, match="changed since"):
+        InProcess(job.spec, tmp_path / "again").run()
+    outside = learning | {"router": {"train": train | {"data": str(tmp_path / "config.yml")}}}
+    assert [each for each, _ in problems_of(zoo, build_request("mixture", zoo, config=outside))] == [
+        "/config/router/train/data/0"
+    ]
+
+
+def test_a_job_file_may_name_the_file_of_the_command(zoo: Path, tmp_path: Path) -> None:
+    (tmp_path / "merges").mkdir()
+    relative = config("merge", Path("..")) | {"base_model": "../base"}
+    (tmp_path / "merges" / "ties.yml").write_text(yaml.safe_dump(relative))
+    (tmp_path / "job.yml").write_text(yaml.safe_dump({"kind": "merge", "config": "merges/ties.yml"}))
+    found = job_request(tmp_path / "job.yml")
+    assert found["config"]["base_model"] == str(tmp_path / "base")
+    assert found["config"]["models"][0]["model"] == str(tmp_path / "models" / "ant")
+    train = {"router": {"train": {"data": ["text.jsonl", "hf://org/text"]}}}
+    (tmp_path / "job.yml").write_text(yaml.safe_dump({"kind": "mixture", "config": config("mixture", zoo) | train}))
+    found = job_request(tmp_path / "job.yml")
+    assert found["config"]["router"]["train"]["data"] == [str(tmp_path / "text.jsonl"), "hf://org/text"]
