@@ -42,12 +42,12 @@ def build_block_mixture(
     shard_bytes: int,
     token: int,
     progress: Progress,
-) -> None:
+) -> dict[str, str]:
     """Write a block-level mixture into `out`, one tensor in memory at a time; a killed build goes on where it was.
 
     The bottom `dense_layers` layers have no experts (hybrid). Each routed layer decides for itself, or with
     `decide_once` the first of them for all. `router` has a dimension of decisions first. Equal inputs give equal
-    bytes; the finished folder is read once more and verified.
+    bytes, and every value is looked at on its way. The sha256 of each new shard is given back.
 
     Raises:
         IncompatibleModelsError: the models are not of one signature, or one is incomplete.
@@ -68,7 +68,7 @@ def build_block_mixture(
         produce |= router_tensors(_places(config, layers), router)
         check_names(GlueBlockMixtureForCausalLM, config, produce, trunk[0].name)
         folders = [expert.folder for expert in experts]
-        write_mixture(
+        return write_mixture(
             Output(out, shard_bytes, token, progress),
             [planned for planned, _ in produce.values()],
             lambda name: produce[name][1](),

@@ -22,7 +22,7 @@ from glue.mixture.companions import ends_of, write_companions, write_tokenizer
 from glue.mixture.modeling_glue_model_mixture import GlueModelMixtureConfig
 from glue.mixture.modelling import MODEL_LEVEL
 from glue.mixture.router import RouterWeights, embedding_tensor
-from glue.mixture.sources import ExpertSource, opened_model
+from glue.mixture.sources import ExpertSource, Streamed, opened_model
 from glue.mixture.writing import Output, write_mixture
 from glue.references.reading import refusal
 from glue.references.signature import has_tokenizer, tokenizer_digest
@@ -54,13 +54,13 @@ def build_mixture(
     shard_bytes: int,
     token: int,
     progress: Progress,
-) -> None:
+) -> dict[str, str]:
     """Write a model-level mixture into `out`, one tensor in memory at a time; a killed build goes on where it was.
 
     Experts are stored in `dtype` under `experts.<index>.`, heads untied; the router, with its copy of the input
     embedding of the `base`, in float32, so that routing does not depend on the dtype. An expert
     whose tokenizer is another than that of `tokenizer_folder` keeps its own below `tokenizers/`.
-    Equal inputs give equal bytes. The finished folder is read once more and verified.
+    Equal inputs give equal bytes, and every value is looked at on its way. The sha256 of each new shard is given back.
 
     Raises:
         IncompatibleModelsError: an input is not a complete causal language model of a stock architecture, its
@@ -82,7 +82,7 @@ def build_mixture(
         planned = [origin.planned for origin in origins]
         planned += [PlannedTensor(name, tuple(value.shape), value.dtype) for name, value in weights.items()]
         folders = [expert.folder for expert in experts]
-        write_mixture(
+        return write_mixture(
             Output(out, shard_bytes, token, progress),
             planned,
             partial(_produce, {origin.planned.name: origin for origin in origins}, weights),
@@ -126,8 +126,8 @@ def _router_tensors(router: RouterWeights, experts: int, hidden: int) -> dict[st
     return {f"{ROUTER}.{name}": value.float() for name, value in router.tensors("weight").items()}
 
 
-def _produce(origins: Mapping[str, _Origin], weights: Mapping[str, Tensor], name: str) -> Tensor:
-    return weights[name] if name in weights else origins[name].checkpoint.read(origins[name].tensor)
+def _produce(origins: Mapping[str, _Origin], weights: Mapping[str, Tensor], name: str) -> Tensor | Streamed:
+    return weights[name] if name in weights else Streamed.stored(origins[name].checkpoint, origins[name].tensor)
 
 
 def _config(

@@ -10,7 +10,7 @@ from glue.checkpoints.architecture import meta_model
 from glue.checkpoints.dtypes import torch_dtype
 from glue.checkpoints.parts import own_tensors, untied_tensors
 from glue.checkpoints.reader import Checkpoint
-from glue.mixture.sources import UNCHANGED, Adjustment
+from glue.mixture.sources import UNCHANGED, Adjustment, Streamed
 from glue.references.headers import TensorInfo, folder_tensors
 from glue.references.reading import refusal
 from glue.references.signature import signature
@@ -36,13 +36,15 @@ class DenseModel:
         self.tensors: dict[str, TensorInfo] = {target: checkpoint.info(source) for target, source in sources.items()}
         self.signature = signature(checkpoint.config, self.tensors)
 
-    def read(self, tensor: str) -> Tensor:
+    def read(self, tensor: str) -> Streamed:
         """The tensor of that full name, in its own dtype."""
-        return self.checkpoint.read(self.tensors[tensor].name)
+        return Streamed.stored(self.checkpoint, self.tensors[tensor].name)
 
-    def read_adjusted(self, tensor: str) -> Tensor:
+    def read_adjusted(self, tensor: str) -> Tensor | Streamed:
         """The same as it stands in an expert's MLP."""
-        return self.adjustment.of(tensor, self.read(tensor))
+        if self.adjustment.is_none:
+            return self.read(tensor)
+        return self.adjustment.of(tensor, self.checkpoint.read(self.tensors[tensor].name))
 
     def check_shape(self, tensor: str, shape: Shape) -> None:
         """Check that the tensor exists and has that shape.
@@ -71,12 +73,19 @@ def check_alike(models: Sequence[DenseModel], level: str) -> None:
             raise refusal("signature", detail, fix)
 
 
-def mean_tensor(tensor: str, models: Sequence[DenseModel]) -> Tensor:
+def mean_tensor(tensor: str, models: Sequence[DenseModel]) -> Streamed:
     """The mean over the models in double precision; of one model, its values."""
-    total = models[0].read(tensor).double()
-    for model in models[1:]:
-        total += model.read(tensor)
-    return total / len(models)
+    sources = [model.read(tensor) for model in models]
+    if len(sources) == 1:
+        return sources[0]
+
+    def mean(start: int, stop: int) -> Tensor:
+        total = sources[0].read(start, stop).double()
+        for source in sources[1:]:
+            total += source.read(start, stop)
+        return total / len(sources)
+
+    return Streamed(sources[0].shape, mean)
 
 
 def stored_dtype(folder: Path) -> str:

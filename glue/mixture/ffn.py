@@ -20,7 +20,7 @@ from glue.checkpoints.writer import Progress
 from glue.mixture.companions import write_stock_companions
 from glue.mixture.dense import DenseModel, Shape, check_alike, mean_tensor
 from glue.mixture.layered import check_numbers
-from glue.mixture.sources import NO_SHARED, ExpertSource, SharedExperts
+from glue.mixture.sources import NO_SHARED, ExpertSource, SharedExperts, Streamed
 from glue.mixture.stock import StockTarget, Wanted, stock_target
 from glue.mixture.writing import Output, write_mixture
 from glue.references.reading import refusal
@@ -54,13 +54,13 @@ def build_ffn_mixture(
     shard_bytes: int,
     token: int,
     progress: Progress,
-) -> None:
+) -> dict[str, str]:
     """Write an FFN-level mixture into `out`, one tensor in memory at a time; a killed build goes on where it was.
 
     `gates` is layers x experts x hidden: the rows of each layer's router. The bottom `dense_layers` layers have no
     experts (hybrid), and their gates are left aside. Without `base`, everything but the
     MLPs is the experts' mean, in double precision. Without `target` the first stock architecture that fits is taken.
-    Equal inputs give equal bytes; the finished folder is read once more and verified.
+    Equal inputs give equal bytes, and every value is looked at on its way. The sha256 of each new shard is given back.
 
     Raises:
         IncompatibleModelsError: the models are not of one signature, no stock architecture fits them, or one is
@@ -86,7 +86,7 @@ def build_ffn_mixture(
         shapes = architecture_of(config.to_dict()).shapes
         parts = _Parts(chosen, gates, shared.gates, dense, beside, trunk)
         produce = {name: parts.producer(name, shape) for name, shape in shapes.items()}
-        write_mixture(
+        return write_mixture(
             Output(out, shard_bytes, token, progress),
             [PlannedTensor(name, shape, config_dtype(dtype)) for name, shape in shapes.items()],
             lambda name: produce[name](),
@@ -105,7 +105,7 @@ class _Parts:
     shared: Sequence[DenseModel]
     trunk: Sequence[DenseModel]
 
-    def producer(self, name: str, shape: Shape) -> Callable[[], Tensor]:
+    def producer(self, name: str, shape: Shape) -> Callable[[], Tensor | Streamed]:
         """What gives the tensor of that name when its turn comes."""
         if gate := self.target.gate.fullmatch(name):
             choosing = self.gates[int(gate["layer"])]
@@ -131,7 +131,7 @@ def _opened(stack: ExitStack, source: ExpertSource) -> DenseModel:
     return DenseModel(source.name, stack.enter_context(source.opened()), adjustment=source.adjustment)
 
 
-def _adjusted(model: DenseModel, tensor: str, shape: Shape) -> Callable[[], Tensor]:
+def _adjusted(model: DenseModel, tensor: str, shape: Shape) -> Callable[[], Tensor | Streamed]:
     model.check_shape(tensor, shape)
     return lambda: model.read_adjusted(tensor)
 

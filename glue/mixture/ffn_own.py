@@ -56,12 +56,12 @@ def build_own_ffn_mixture(
     shard_bytes: int,
     token: int,
     progress: Progress,
-) -> None:
+) -> dict[str, str]:
     """Write an FFN-level mixture into `out`, one tensor in memory at a time; a killed build goes on where it was.
 
     `router` has a dimension of decisions first, one for each layer with experts: the bottom `dense_layers` have
     none (hybrid). Without `base`, everything but the MLPs is the experts' mean, in double precision. Equal inputs
-    give equal bytes; the finished folder is read once more and verified.
+    give equal bytes, and every value is looked at on its way. The sha256 of each new shard is given back.
 
     Raises:
         IncompatibleModelsError: the models are not of one signature, one is incomplete, or their layers have no MLP
@@ -96,7 +96,7 @@ def build_own_ffn_mixture(
         produce = _tensors(config, router, dense, beside, trunk, shared.gates)
         check_names(modelling.model, config, produce, trunk[0].name)
         folders = [expert.folder for expert in experts]
-        write_mixture(
+        return write_mixture(
             Output(out, shard_bytes, token, progress),
             [planned for planned, _ in produce.values()],
             lambda name: produce[name][1](),

@@ -20,10 +20,10 @@ from glue.checkpoints.shards import PlannedTensor
 from glue.mixture.dense import DenseModel, Shape, mean_tensor
 from glue.mixture.modeling_glue_block_mixture import layers_of
 from glue.mixture.router import RouterWeights
-from glue.mixture.sources import ExpertSource
+from glue.mixture.sources import ExpertSource, Streamed
 from glue.references.reading import refusal
 
-Produce = dict[str, tuple[PlannedTensor, Callable[[], Tensor]]]
+Produce = dict[str, tuple[PlannedTensor, Callable[[], Tensor | Streamed]]]
 
 
 def opened(stack: ExitStack, source: ExpertSource) -> DenseModel:

@@ -231,8 +231,10 @@ def write_mix(
     with ExitStack() as resources:
         mix = _found(file, partial(_source, resources, locate), names, seed, tuple(texts), device)
         _check_dense_layers(mix)
-        notes = (*_tokenizer_note(mix), *_built(mix, Output(out, shard_bytes, token, progress)))
-    write_manifest(out, token)
+        output = Output(out, shard_bytes, token, progress)
+        notes = (*_tokenizer_note(mix), *_built(mix, output))
+    # What routers have learned since then changed their shards.
+    write_manifest(out, token, {} if mix.texts else output.digests)
     return notes
 
 
@@ -354,7 +356,7 @@ def _ffn(mix: _Mix, output: Output) -> tuple[str, ...]:
     if isinstance(target, str):
         return _own_ffn(mix, output, target)
     gates, shared = _gates(mix)
-    build_ffn_mixture(
+    written = build_ffn_mixture(
         output.folder,
         mix.experts,
         gates,
@@ -369,6 +371,7 @@ def _ffn(mix: _Mix, output: Output) -> tuple[str, ...]:
         token=output.token,
         progress=output.progress,
     )
+    output.digests.update(written)
     return () if mix.texts else _degenerate_note(gates)
 
 
@@ -387,7 +390,7 @@ def _own_ffn(mix: _Mix, output: Output, reason: str) -> tuple[str, ...]:
         router = _first_router(mix, lambda ids: read(model, ids)[:, first:], _IN_LAYERS)
         if shared_are_gated(mix.file, mix.experts[0]):
             shared = SharedExperts(mix.shared, _prompt_gates(mix, mix.shared_prompts))
-    build_own_ffn_mixture(
+    written = build_own_ffn_mixture(
         output.folder,
         mix.experts,
         router,
@@ -402,6 +405,7 @@ def _own_ffn(mix: _Mix, output: Output, reason: str) -> tuple[str, ...]:
         token=output.token,
         progress=output.progress,
     )
+    output.digests.update(written)
     if not mix.texts:
         told = _silent_note(mix, router) if gates is None else _degenerate_note(gates)
     return (*told, f"stored with a modelling file of its own, as {reason}")
@@ -444,7 +448,7 @@ def _block(mix: _Mix, output: Output, *, decide_once: bool = False) -> tuple[str
     else:
         model = mix.base_model()
         router = _first_router(mix, lambda ids: pool_layer_states(model, ids)[:, decided], _IN_LAYERS)
-    build_block_mixture(
+    written = build_block_mixture(
         output.folder,
         mix.experts,
         router,
@@ -458,6 +462,7 @@ def _block(mix: _Mix, output: Output, *, decide_once: bool = False) -> tuple[str
         token=output.token,
         progress=output.progress,
     )
+    output.digests.update(written)
     return _silent_note(mix, router)
 
 
@@ -470,7 +475,7 @@ def _model(mix: _Mix, output: Output) -> tuple[str, ...]:
         router = RouterWeights(_drawn(mix, 1, hidden)[0], torch.zeros(hidden))
     else:
         router = _first_router(mix, partial(pool_features, embedding), _OF_MODELS)
-    build_mixture(
+    written = build_mixture(
         output.folder,
         mix.experts,
         router,
@@ -482,6 +487,7 @@ def _model(mix: _Mix, output: Output) -> tuple[str, ...]:
         token=output.token,
         progress=output.progress,
     )
+    output.digests.update(written)
     return _silent_note(mix, router)
 
 

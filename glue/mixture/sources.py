@@ -1,11 +1,14 @@
 """Models on their way into a mixture: where their tensors are read, and what changes of them. Knows no level."""
 
 import hashlib
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -13,8 +16,35 @@ from torch import Tensor
 from glue.checkpoints.reader import Checkpoint
 from glue.references.reading import refusal
 
+_BLOCK_ELEMENTS = 1 << 20
+
 # The last linear layer of an MLP, by the names that transformers' architectures give it.
 _LAST = re.compile(r"(?:.*\.)?(down_proj|dense_4h_to_h|c_proj|fc2|fc_out|w2|output_linear)\.(weight|bias)")
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """A tensor that is read block by block: `read` gives the flattened elements from a start to before a stop."""
+
+    shape: tuple[int, ...]
+    read: Callable[[int, int], Tensor]
+
+    @classmethod
+    def of(cls, value: Tensor) -> Self:
+        """A tensor in memory."""
+        flat = value.reshape(-1)
+        return cls(tuple(value.shape), lambda start, stop: flat[start:stop])
+
+    @classmethod
+    def stored(cls, checkpoint: Checkpoint, name: str) -> Self:
+        """A checkpoint's tensor, in its own dtype."""
+        return cls(checkpoint.info(name).shape, partial(checkpoint.read_flat, name))
+
+    def blocks(self) -> Iterator[tuple[int, Tensor]]:
+        """Where each block begins, and the block."""
+        total = math.prod(self.shape)
+        for start in range(0, total, _BLOCK_ELEMENTS):
+            yield start, self.read(start, min(start + _BLOCK_ELEMENTS, total))
 
 
 @dataclass(frozen=True)
