@@ -40,11 +40,10 @@ class Streamed:
         """A checkpoint's tensor, in its own dtype."""
         return cls(checkpoint.info(name).shape, partial(checkpoint.read_flat, name))
 
-    def blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """Where each block begins, and the block."""
+    def blocks(self) -> list[tuple[int, int]]:
+        """Where each block begins and ends."""
         total = math.prod(self.shape)
-        for start in range(0, total, _BLOCK_ELEMENTS):
-            yield start, self.read(start, min(start + _BLOCK_ELEMENTS, total))
+        return [(start, min(start + _BLOCK_ELEMENTS, total)) for start in range(0, total, _BLOCK_ELEMENTS)]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """Writing a mixture's folder: weights, then what stands beside them, then verification. Knows no level."""
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -11,6 +13,7 @@ from glue.checkpoints.reader import Checkpoint
 from glue.checkpoints.shards import PlannedTensor, ShardFile, ShardPlan, plan_shards
 from glue.checkpoints.verify import check_finite, verify_layout, verify_tokenizer
 from glue.checkpoints.writer import Progress, write_shards
+from glue.merging.parallel import run_all
 from glue.mixture.sources import ExpertSource, Streamed
 
 __all__ = ["ExpertSource", "Output", "write_mixture"]
@@ -58,9 +61,10 @@ def write_mixture(
         output.progress(done / total, tensor.name)
 
     def fill(shard: ShardFile) -> None:
-        for tensor in shard.plan.tensors:
-            _store(shard, tensor, produce(tensor.name))
-            tell(tensor)
+        targets = shard.plan.tensors
+        with closing(run_all([partial(_pieces, shard, target, produce) for target in targets])) as ends:
+            for number in ends:
+                tell(targets[number])
 
     def kept(shard: ShardPlan) -> None:
         for tensor in shard.tensors:
@@ -74,11 +78,18 @@ def write_mixture(
     return digests
 
 
-def _store(shard: ShardFile, planned: PlannedTensor, value: Tensor | Streamed) -> None:
+def _pieces(
+    shard: ShardFile, planned: PlannedTensor, produce: Callable[[str], Tensor | Streamed]
+) -> list[Callable[[], None]]:
+    """What writes a tensor, block by block."""
+    value = produce(planned.name)
     if tuple(value.shape) != planned.shape:
         raise ValueError(f"{planned.name} has shape {tuple(value.shape)}, planned was {planned.shape}")
     source = value if isinstance(value, Streamed) else Streamed.of(value)
-    for start, block in source.blocks():
-        stored = block.to(planned.dtype)
+
+    def piece(start: int, stop: int) -> None:
+        stored = source.read(start, stop).to(planned.dtype)
         check_finite(stored, planned.name)
         shard.write(planned.name, start, stored)
+
+    return [partial(piece, start, stop) for start, stop in source.blocks()]
