@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from glue.checkpoints.companions import highest_token_id
@@ -27,10 +28,11 @@ from glue.mixture.writing import Output, write_mixture
 from glue.references.reading import refusal
 from glue.references.signature import has_tokenizer, tokenizer_digest
 
-__all__ = ["ExpertSource", "build_mixture"]
+__all__ = ["ExpertSource", "build_fused", "build_mixture"]
 
-ROUTER = "sample_router"
-TOKENIZERS = "tokenizers"
+ROUTER, GATE = "sample_router", "token_gate"
+# A folder of its own, and not below another: transformers uploads folders, but nothing deeper.
+TOKENIZER = "tokenizer_{index}"
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def build_mixture(
 
     Experts are stored in `dtype` under `experts.<index>.`, heads untied; the router, with its copy of the input
     embedding of the `base`, in float32, so that routing does not depend on the dtype. An expert
-    whose tokenizer is another than that of `tokenizer_folder` keeps its own below `tokenizers/`.
+    whose tokenizer is another than that of `tokenizer_folder` keeps its own below `tokenizer_<number>/`.
     Equal inputs give equal bytes, and every value is looked at on its way. The sha256 of each new shard is given back.
 
     Raises:
@@ -68,26 +70,77 @@ def build_mixture(
         DiskFullError: there is no space; nothing that looks finished is left.
         ValueError: the router is not one for these experts and this embedding.
     """
+    if not 1 <= top_k <= len(experts):
+        raise ValueError(f"each sample can ask 1 to {len(experts)} experts, not {top_k}")
     with ExitStack() as stack:
-        opened = [stack.enter_context(expert.opened()) for expert in experts]
-        embedding = stack.enter_context(opened_model(base))
-        named = zip((expert.name for expert in experts), opened, strict=True)
-        origins = [origin for index, each in enumerate(named) for origin in _expert_origins(index, *each, dtype)]
-        origins.append(_router_embedding(embedding))
-        config = _config(experts, [each.config for each in opened], origins[-1], dtype, top_k)
-        config.router_inner_size = router.inner_size
+        opened = _opened(experts, stack)
+        embedding = _router_embedding(stack.enter_context(opened_model(base)))
+        config = _config(experts, [each.config for each in opened], dtype)
+        config.experts_per_token, config.router_inner_size = top_k, router.inner_size
+        config.router_vocab_size, config.router_hidden_size = embedding.planned.shape
         weights = _router_tensors(router, len(experts), config.router_hidden_size)
-        _give_tokenizers(config, experts, tokenizer_folder)
-        _check_vocabularies(config, experts, tokenizer_folder)
-        planned = [origin.planned for origin in origins]
-        planned += [PlannedTensor(name, tuple(value.shape), value.dtype) for name, value in weights.items()]
-        folders = [expert.folder for expert in experts]
-        return write_mixture(
-            Output(out, shard_bytes, token, progress),
-            planned,
-            partial(_produce, {origin.planned.name: origin for origin in origins}, weights),
-            partial(_write_companions, out, config, folders, tokenizer_folder, token),
-        )
+        origins = [*_origins(experts, opened, dtype), embedding]
+        output = Output(out, shard_bytes, token, progress)
+        return _write(output, config, experts, origins, weights, tokenizer_folder)
+
+
+def build_fused(
+    out: Path,
+    experts: Sequence[ExpertSource],
+    tokenizer_folder: Path,
+    *,
+    dtype: str,
+    shard_bytes: int,
+    token: int,
+    progress: Progress,
+) -> dict[str, str]:
+    """The same with a token gate over the experts' logits in place of a router. Until it learns it takes their mean.
+
+    Raises:
+        IncompatibleModelsError: as for `build_mixture`; all experts have to share one tokenizer.
+        DiskFullError: there is no space; nothing that looks finished is left.
+    """
+    with ExitStack() as stack:
+        opened = _opened(experts, stack)
+        config = _config(experts, [each.config for each in opened], dtype)
+        config.experts_per_token, config.token_gate = len(experts), True
+        width = sum(each.get_text_config().hidden_size for each in config.expert_configs())
+        weights = {
+            f"{GATE}.weight": torch.zeros(len(experts), width),
+            f"{GATE}.bias": torch.zeros(len(experts)),
+        }
+        output = Output(out, shard_bytes, token, progress)
+        return _write(output, config, experts, _origins(experts, opened, dtype), weights, tokenizer_folder)
+
+
+def _opened(experts: Sequence[ExpertSource], stack: ExitStack) -> list[Checkpoint]:
+    return [stack.enter_context(expert.opened()) for expert in experts]
+
+
+def _origins(experts: Sequence[ExpertSource], opened: Sequence[Checkpoint], dtype: str) -> list[_Origin]:
+    named = zip((expert.name for expert in experts), opened, strict=True)
+    return [origin for index, each in enumerate(named) for origin in _expert_origins(index, *each, dtype)]
+
+
+def _write(
+    output: Output,
+    config: GlueModelMixtureConfig,
+    experts: Sequence[ExpertSource],
+    origins: Sequence[_Origin],
+    weights: Mapping[str, Tensor],
+    tokenizer_folder: Path,
+) -> dict[str, str]:
+    _give_tokenizers(config, experts, tokenizer_folder)
+    _check_vocabularies(config, experts, tokenizer_folder)
+    planned = [origin.planned for origin in origins]
+    planned += [PlannedTensor(name, tuple(value.shape), value.dtype) for name, value in weights.items()]
+    folders = [expert.folder for expert in experts]
+    return write_mixture(
+        output,
+        planned,
+        partial(_produce, {origin.planned.name: origin for origin in origins}, weights),
+        partial(_write_companions, output.folder, config, folders, tokenizer_folder, output.token),
+    )
 
 
 def _write_companions(
@@ -131,21 +184,11 @@ def _produce(origins: Mapping[str, _Origin], weights: Mapping[str, Tensor], name
 
 
 def _config(
-    experts: Sequence[ExpertSource],
-    configs: Sequence[Mapping[str, Any]],
-    embedding: _Origin,
-    dtype: str,
-    top_k: int,
+    experts: Sequence[ExpertSource], configs: Sequence[Mapping[str, Any]], dtype: str
 ) -> GlueModelMixtureConfig:
-    if not 1 <= top_k <= len(experts):
-        raise ValueError(f"each sample can ask 1 to {len(experts)} experts, not {top_k}")
-    rows, hidden = embedding.planned.shape
     config = GlueModelMixtureConfig(
         experts=[part_config(config, dtype) for config in configs],
         expert_names=[expert.name for expert in experts],
-        experts_per_token=top_k,
-        router_vocab_size=rows,
-        router_hidden_size=hidden,
         dtype=dtype,
     )
     own = config.expert_configs()
@@ -166,7 +209,7 @@ def _give_tokenizers(config: GlueModelMixtureConfig, experts: Sequence[ExpertSou
         detail = f"{', '.join(names)} and the base have different tokenizers, so their probabilities cannot be mixed"
         raise refusal("tokenizer", detail, "let one expert answer a sample, or use experts with the base's tokenizer")
     config.expert_tokenizers = [
-        None if digest == shared else f"{TOKENIZERS}/{digests.index(digest)}" for digest in digests
+        None if digest == shared else TOKENIZER.format(index=digests.index(digest)) for digest in digests
     ]
     sizes = [config.router_vocab_size]
     for index, (name, settings) in enumerate(zip(config.tokenizer_folders(), config.experts or [], strict=True)):
@@ -182,7 +225,8 @@ def _check_vocabularies(
 ) -> None:
     parts = list(zip(experts, config.expert_configs(), config.tokenizer_folders(), strict=True))
     rows = [(each.name, own.vocab_size, each.folder if name else tokenizer_folder) for each, own, name in parts]
-    rows.append(("the router's embedding", config.router_vocab_size, tokenizer_folder))
+    if not config.token_gate:
+        rows.append(("the router's embedding", config.router_vocab_size, tokenizer_folder))
     for name, size, folder in rows:
         highest = highest_token_id(folder) or 0
         if size <= highest:

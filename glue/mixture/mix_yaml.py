@@ -91,7 +91,10 @@ class MixTraining(Spec):
 
 
 class MixRouter(Spec):
-    """FFN level asks for each token, the other levels once for a sample. Type mlp is trained, linear can be."""
+    """FFN level asks for each token, the other levels once for a sample. Type mlp is trained, linear can be.
+
+    With input `token` at level model all experts answer, and a gate weighs their logits at each token.
+    """
 
     type: Literal["linear", "mlp"] = "linear"
     input: Literal["token", "sample"] | None = None
@@ -158,7 +161,9 @@ class MixFile(Spec):
 
     @model_validator(mode="after")
     def _fits_its_level(self) -> Self:
-        if self.level != "ffn" and self.router.input == "token":
+        if self.fuses:
+            self._fits_a_gate()
+        elif self.level != "ffn" and self.router.input == "token":
             raise ValueError(f"level {self.level} routes samples; set router.input to sample or leave it out")
         if self.draws_gates and self.router.training and not self.texts:
             raise ValueError("a router is drawn or trained, not both; leave out gate_mode or router.type and train")
@@ -169,6 +174,17 @@ class MixFile(Spec):
         if self.top_k > len(self.experts):
             raise ValueError(f"experts_per_token is {self.top_k}, but there are {len(self.experts)} experts")
         return self
+
+    def _fits_a_gate(self) -> None:
+        if self.dense_layers or self.router.type == "mlp" or self.draws_gates:
+            raise ValueError(
+                "a token gate is linear, over whole models, and begins with their mean: leave out "
+                "dense_layers, router.type and gate_mode"
+            )
+        if self.router.training and not self.texts:
+            raise ValueError("a token gate learns from text alone; name it in router.train.data")
+        if self.experts_per_token not in (None, len(self.experts)):
+            raise ValueError("with a token gate every expert answers every token; leave out experts_per_token")
 
     @model_validator(mode="after")
     def _prompts_fit_the_router(self) -> Self:
@@ -206,13 +222,20 @@ class MixFile(Spec):
         return self.router.train.data if self.router.train else ()
 
     @property
+    def fuses(self) -> bool:
+        """Whether a gate weighs all experts' logits at each token."""
+        return self.level == "model" and self.router.input == "token"
+
+    @property
     def draws_gates(self) -> bool:
         """Whether routers are random instead of made from prompts."""
         return self.gate_mode in {"random", "uniform_random"}
 
     @property
     def top_k(self) -> int:
-        """How many experts are asked: mergekit's two of each token, one for a sample."""
+        """How many experts are asked: mergekit's two of each token, one for a sample, all by a gate."""
+        if self.fuses:
+            return len(self.experts)
         return self.experts_per_token or (1 if self.routes_samples else 2)
 
 

@@ -10,6 +10,9 @@ kept for the whole generation.
 one expert a sample the logits are exactly that expert's. With several they are the logarithm of the weighted
 mean of the experts' probabilities.
 
+With `token_gate` there is no router: every expert answers every token, and a gate on their last states weighs their
+logits (UltraFuser, arXiv 2403.08281).
+
 Experts may have a tokenizer of their own; `input_ids` are always those of the checkpoint's. `generate` then gives the
 chosen expert the prompt's text in its own tokens, and returns what it said in the checkpoint's. `forward` answers for
 experts that share the checkpoint's tokenizer alone.
@@ -17,7 +20,8 @@ experts that share the checkpoint's tokenizer alone.
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import cycle
@@ -41,8 +45,8 @@ from transformers import (
 )
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.generation import GenerateDecoderOnlyOutput
 from transformers.generation.streamers import BaseStreamer
+from transformers.generation.utils import GenerateDecoderOnlyOutput
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 
@@ -59,6 +63,7 @@ class GlueModelMixtureConfig(PreTrainedConfig):
     expert_names: list[str] | None = None
     expert_tokenizers: list[str | None] | None = None
     experts_per_token: int = 1
+    token_gate: bool = False
     router_vocab_size: int = 0
     router_hidden_size: int = 0
     router_inner_size: int = 0
@@ -81,7 +86,10 @@ class GlueModelMixtureConfig(PreTrainedConfig):
 
 @dataclass
 class GlueModelMixtureOutput(CausalLMOutputWithPast):
-    """`logits` are samples x tokens x vocabulary; `routing` and `router_logits` are samples x experts."""
+    """`logits` are samples x tokens x vocabulary; `routing` and `router_logits` are samples x experts.
+
+    With a token gate `router_logits` are samples x tokens x experts, of the tokens that have logits.
+    """
 
     routing: Tensor | None = None
     router_logits: Tensor | None = None
@@ -124,6 +132,21 @@ class SampleRouter(nn.Module):
         if self.inner is not None:
             feature = functional.relu((self.inner.weight * feature).sum(-1) + self.inner.bias)
         return (self.weight * feature).sum(-1)
+
+
+class TokenGate(nn.Module):
+    """Logits over the experts for each token: W [h_1; ...; h_K] + b, where h_k is what expert k's head reads."""
+
+    def __init__(self, config: GlueModelMixtureConfig) -> None:
+        super().__init__()
+        widths = [expert.get_text_config().hidden_size for expert in config.expert_configs()]
+        self.weight = nn.Parameter(torch.empty(len(widths), sum(widths)))
+        self.bias = nn.Parameter(torch.empty(len(widths)))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """`states` is samples x tokens x all experts' widths; gives samples x tokens x experts, float32."""
+        with torch.autocast(states.device.type, enabled=False):
+            return functional.linear(states.float(), self.weight.float(), self.bias.float())
 
 
 class MixtureCache(Cache):
@@ -315,10 +338,12 @@ def _continuation(tokenizer: PreTrainedTokenizerBase, prompt: list[int], new: li
 
 
 class TranslatedStreamer(BaseStreamer):
-    """Hands on what an expert writes in the checkpoint's tokens, whole words at a time."""
+    """Hands on what an expert writes in the checkpoint's tokens, whole words at a time, up to one of its `ends`."""
 
-    def __init__(self, streamer: Any, translation: Translation, ours: Tensor, theirs: list[int]) -> None:
-        self.streamer, self.translation, self.theirs = streamer, translation, theirs
+    def __init__(
+        self, streamer: Any, translation: Translation, ours: Tensor, theirs: list[int], ends: list[int]
+    ) -> None:
+        self.streamer, self.translation, self.theirs, self.ends = streamer, translation, theirs, ends
         self.said: list[int] = ours.tolist()
         self.new: list[int] = []
         self.sent = ""
@@ -326,10 +351,12 @@ class TranslatedStreamer(BaseStreamer):
         self.begun = False
 
     def put(self, value: Tensor) -> None:
+        if value.dim() > 1 and len(value) > 1:
+            raise ValueError(_ONE_STREAM)
         if not self.begun:
             self.begun = True
             return
-        self.new += value.flatten().tolist()
+        self.new += [token for token in value.flatten().tolist() if token not in self.ends]
         text = self.translation.text(self.theirs, self.new)
         words = text[: max(text.rfind(" "), text.rfind("\n"), 0)]
         self._send(words)
@@ -351,7 +378,7 @@ class TranslatedCriteria(StoppingCriteria):
     def __init__(self, criteria: Any, translation: Translation, ours: Tensor, theirs: list[list[int]]) -> None:
         self.criteria, self.translation, self.ours, self.theirs = criteria, translation, ours, theirs
 
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         beams, width = len(input_ids) // len(self.theirs), max(map(len, self.theirs))
         finished = []
         for row, ids in enumerate(input_ids.tolist()):
@@ -372,6 +399,7 @@ _UNTRANSLATED = (
     *("inputs_embeds", "past_key_values", "output_scores", "output_logits", "output_attentions"),
     *("output_hidden_states", *_TOKEN_SETTINGS[3:]),
 )
+_ONE_STREAM = "a streamer hears one answer at a time"
 _GENERATE = tuple(inspect.signature(GenerationMixin.generate).parameters)[2:-1]
 
 
@@ -386,10 +414,10 @@ class GlueModelMixtureForCausalLM(PreTrainedModel, GenerationMixin):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _no_split_modules = ["SampleRouter"]
+    _no_split_modules = ["SampleRouter", "TokenGate"]
     _skip_keys_device_placement = ["past_key_values"]
     # A half-precision router would send borderline samples elsewhere.
-    _keep_in_fp32_modules_strict = {"sample_router"}
+    _keep_in_fp32_modules_strict = {"sample_router", "token_gate"}
 
     def __init__(self, config: GlueModelMixtureConfig) -> None:
         # None lets every expert choose; the superclass would fill in a choice for all.
@@ -402,7 +430,8 @@ class GlueModelMixtureForCausalLM(PreTrainedModel, GenerationMixin):
         # How often each expert was asked since loading; a sample counts when its routing is decided.
         self.expert_usage = [0] * len(self.experts)
         self._accepted = [frozenset(inspect.signature(expert.forward).parameters) for expert in self.experts]
-        self.sample_router = SampleRouter(config)
+        self.sample_router = None if config.token_gate else SampleRouter(config)
+        self.token_gate = TokenGate(config) if config.token_gate else None
         # Loaded with the weights; only needed where an expert has a tokenizer of its own.
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.expert_tokenizers: list[PreTrainedTokenizerBase | None] = [None] * len(self.experts)
@@ -418,9 +447,12 @@ class GlueModelMixtureForCausalLM(PreTrainedModel, GenerationMixin):
             init.normal_(module.embedding, std=0.02)
             init.normal_(module.weight, std=0.02)
             init.zeros_(module.centre)
+        if isinstance(module, TokenGate):
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
 
     @classmethod
-    def from_pretrained(cls, source: Any, *inputs: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, source: Any, *inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """As for every model; beside the weights the tokenizers, where an expert has its own."""
         loaded = super().from_pretrained(source, *inputs, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
@@ -436,12 +468,13 @@ class GlueModelMixtureForCausalLM(PreTrainedModel, GenerationMixin):
             # What `main` is now may be another state than that of the weights.
             settings["revision"] = commit
 
-        def load(folder: str) -> PreTrainedTokenizerBase:
+        def load(folder: str, **more: Any) -> PreTrainedTokenizerBase:
             place, inside = (Path(source, folder), "") if Path(source).is_dir() else (source, folder)
-            found: Any = AutoTokenizer.from_pretrained(place, subfolder=inside, trust_remote_code=False, **settings)
+            more |= {"subfolder": inside, "trust_remote_code": False}
+            found: Any = AutoTokenizer.from_pretrained(place, **more, **settings)
             return found  # type: ignore[no-any-return]
 
-        self.tokenizer = load(subfolder)
+        self.tokenizer = load(subfolder, config=self.config)
         own = {name: load(f"{subfolder}/{name}".lstrip("/")) for name in set(self.config.tokenizer_folders()) if name}
         self.expert_tokenizers = [own[name] if name else None for name in self.config.tokenizer_folders()]
 
@@ -456,15 +489,28 @@ class GlueModelMixtureForCausalLM(PreTrainedModel, GenerationMixin):
                 tokenizer.save_pretrained(Path(save_directory, name))
         if push_to_hub:
             name = Path(save_directory).resolve().name
-            self.push_to_hub(**{"repo_id": name, "token": kwargs.get("token")} | hub)
+            given: dict[str, Any] = {"repo_id": name, "token": kwargs.get("token")}
+            self.push_to_hub(**given | hub)
 
     def get_input_embeddings(self) -> nn.Module:
         raise NotImplementedError("every expert has its own embedding: experts[i].get_input_embeddings()")
 
     @torch.no_grad()
     def route(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """The routing of prompts: samples x experts, the k largest of the softmax renormalised, ties to the first."""
-        return self._choose(self.sample_router(input_ids, attention_mask))
+        """The routing of prompts: samples x experts, the k largest of the softmax renormalised, ties to the first.
+
+        With a token gate everybody is asked, with equal weights.
+        """
+        return self._decide(input_ids, attention_mask)[0]
+
+    def _decide(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The routing, and a router's logits where there is one."""
+        if self.sample_router is not None:
+            router_logits = self.sample_router(input_ids, attention_mask)
+            return self._choose(router_logits), router_logits
+        self.expert_usage = [before + len(input_ids) for before in self.expert_usage]
+        count = len(self.experts)
+        return torch.full((len(input_ids), count), 1 / count, device=input_ids.device), None
 
     def _choose(self, router_logits: Tensor) -> Tensor:
         probabilities = router_logits.softmax(-1)
@@ -496,13 +542,13 @@ class GlueModelMixtureForCausalLM(PreTrainedModel, GenerationMixin):
 
         Raises:
             TypeError: the cache is not one that this model or its `generate` made.
-            ValueError: a sample's expert has a tokenizer of its own, so that these ids mean nothing to it.
+            ValueError: a sample's expert has a tokenizer of its own, so that these ids mean nothing to it; or a
+                routing leaves an expert out, and there is a token gate.
         """
         router_logits = None
         if past_key_values is None:
             if routing is None:
-                router_logits = self.sample_router(input_ids, attention_mask)
-                routing = self._choose(router_logits)
+                routing, router_logits = self._decide(input_ids, attention_mask)
             past_key_values = MixtureCache(routing, [None] * len(self.experts))
         elif not isinstance(past_key_values, MixtureCache):
             raise TypeError("every expert keeps its own cache: pass one that this model returned, or none")
@@ -512,7 +558,10 @@ class GlueModelMixtureForCausalLM(PreTrainedModel, GenerationMixin):
             position_ids = position_ids.expand(len(input_ids), -1)
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         given = {name: value for name, value in inputs.items() if value is not None}
-        logits = self._run_experts(given, past_key_values, use_cache, logits_to_keep)
+        if self.token_gate is None:
+            logits = self._run_experts(given, past_key_values, use_cache, logits_to_keep)
+        else:
+            logits, router_logits = self._fuse(self.token_gate, given, past_key_values, use_cache, logits_to_keep)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
@@ -550,6 +599,37 @@ class GlueModelMixtureForCausalLM(PreTrainedModel, GenerationMixin):
         assert logits is not None, "a batch has at least one sample, and a sample at least one expert"
         return logits
 
+    def _fuse(
+        self,
+        gate: TokenGate,
+        inputs: dict[str, Tensor],
+        cache: MixtureCache,
+        use_cache: bool | None,
+        logits_to_keep: int | Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The sum of all experts' logits, weighted for each token, and the gate's own logits."""
+        if not (cache.routing > 0).all():
+            raise ValueError("with a token gate every expert answers every sample: leave out routing")
+        answers, states = [], []
+        for index, expert in enumerate(self.experts):
+            with _head_inputs(expert) as seen:
+                answers.append(self._ask(index, inputs, cache, use_cache, logits_to_keep))
+            states.append(self._kept(index, seen[-1], logits_to_keep))
+        first = answers[0]
+        gate_logits: Tensor = gate(torch.cat([state.to(states[0].device) for state in states], dim=-1))
+        weights = gate_logits.softmax(-1).to(first.device).unbind(-1)
+        parts = zip(weights, answers, strict=True)
+        logits = sum(weight[..., None] * answer.to(first.device).float() for weight, answer in parts)
+        assert isinstance(logits, Tensor), "there is at least one expert"
+        return logits.to(first.dtype), gate_logits
+
+    def _kept(self, index: int, values: Tensor, logits_to_keep: int | Tensor) -> Tensor:
+        """Of samples x tokens x anything what is wanted, if the expert itself does not choose."""
+        if "logits_to_keep" in self._accepted[index]:
+            return values
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        return values[:, kept]
+
     def _ask(
         self,
         index: int,
@@ -574,10 +654,7 @@ class GlueModelMixtureForCausalLM(PreTrainedModel, GenerationMixin):
         accepted = self._accepted[index]
         output = expert(**{name: value for name, value in settings.items() if name in accepted})
         cache.caches[index] = output.past_key_values
-        logits = output.logits
-        if "logits_to_keep" not in accepted:
-            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            logits = logits[:, kept]
+        logits = self._kept(index, output.logits, logits_to_keep)
         # Experts whose vocabulary is padded less never say the rows that they lack.
         missing = self.config.vocab_size - logits.shape[-1]
         return functional.pad(logits, (0, missing), value=torch.finfo(logits.dtype).min) if missing else logits
@@ -594,29 +671,33 @@ class GlueModelMixtureForCausalLM(PreTrainedModel, GenerationMixin):
         """
         kwargs |= dict(zip(_GENERATE, args, strict=False))
         input_ids = kwargs.pop("input_ids", inputs)
+        plain: Any = super().generate
         if not any(self.config.tokenizer_folders()) or input_ids is None or kwargs.get("past_key_values") is not None:
-            return super().generate(input_ids, **kwargs)
+            return plain(input_ids, **kwargs)
         routing, mask = kwargs.pop("routing", None), kwargs.pop("attention_mask", None)
-        settings, _ = self._prepare_generation_config(kwargs.get("generation_config"), **_without(kwargs, _GENERATE))
+        prepare: Any = self._prepare_generation_config
+        settings, _ = prepare(kwargs.get("generation_config"), **_without(kwargs, _GENERATE))
         mask = _mask_of(input_ids, settings) if mask is None else mask
         routing = self.route(input_ids, mask) if routing is None else routing
         groups = self._tokenizer_groups(routing)
         kwargs["attention_mask"] = mask
         if list(groups) == [None]:
-            return super().generate(input_ids, routing=routing, **kwargs)
+            return plain(input_ids, routing=routing, **kwargs)
+        if kwargs.get("streamer") is not None and len(input_ids) > 1:
+            raise ValueError(_ONE_STREAM)
         input_ids = _pad_left(input_ids, kwargs)
         answers: dict[int, list[list[int]]] = {}
         for expert, rows in groups.items():
             given = {name: _rows(value, rows, len(input_ids)) for name, value in kwargs.items()}
             if expert is None:
                 given |= {"routing": routing[rows.to(routing.device)], "return_dict_in_generate": False}
-                said = super().generate(input_ids[rows], **given)[:, input_ids.shape[1] :].tolist()
+                said = plain(input_ids[rows], **given)[:, input_ids.shape[1] :].tolist()
             else:
                 said = self._translated(expert, input_ids[rows], given, settings)
             for place, row in enumerate(rows.tolist()):
                 count = len(said) // len(rows)
                 answers[row] = said[place * count : (place + 1) * count]
-        sequences = _joined(input_ids, [answers[row] for row in range(len(input_ids))], _padding(settings))
+        sequences: Any = _joined(input_ids, [answers[row] for row in range(len(input_ids))], _padding(settings))
         return GenerateDecoderOnlyOutput(sequences=sequences) if settings.return_dict_in_generate else sequences
 
     def _tokenizer_groups(self, routing: Tensor) -> dict[int | None, Tensor]:
@@ -631,7 +712,8 @@ class GlueModelMixtureForCausalLM(PreTrainedModel, GenerationMixin):
         self, index: int, input_ids: Tensor, kwargs: dict[str, Any], settings: GenerationConfig
     ) -> list[list[int]]:
         """What an expert with a tokenizer of its own says to these prompts, in the checkpoint's tokens."""
-        theirs, expert = self.expert_tokenizers[index], self.experts[index]
+        theirs = self.expert_tokenizers[index]
+        expert: Any = self.experts[index]
         if self.tokenizer is None or theirs is None:
             raise ValueError("the tokenizers are not here: call load_tokenizers() with the checkpoint's folder")
         self._check_translated(index, kwargs, settings)
@@ -640,17 +722,17 @@ class GlueModelMixtureForCausalLM(PreTrainedModel, GenerationMixin):
         own = [ids[kept] for ids, kept in zip(input_ids, mask, strict=True)]
         prompts = [translation.prompt(ids.tolist()) for ids in own]
         ends = _ends(expert.generation_config.eos_token_id) + _ends(theirs.eos_token_id)
-        padded, given = _batch(prompts, theirs.pad_token_id or 0, expert.get_input_embeddings().weight.device)  # type: ignore[operator, union-attr]
+        padded, given = _batch(prompts, theirs.pad_token_id or 0, _reading_device(expert, input_ids.device))
         config = self._settings_for(settings, kwargs, input_ids.shape[1], ends, theirs.pad_token_id or 0)
         criteria = kwargs.get("stopping_criteria")
         if criteria:
             translated = TranslatedCriteria(criteria, translation, input_ids, prompts)
             given["stopping_criteria"] = StoppingCriteriaList([translated])
         if kwargs.get("streamer") is not None:
-            given["streamer"] = TranslatedStreamer(kwargs["streamer"], translation, own[0], prompts[0])
+            given["streamer"] = TranslatedStreamer(kwargs["streamer"], translation, own[0], prompts[0], ends)
         if config.stop_strings:
             given["tokenizer"] = theirs
-        output = expert.generate(padded, generation_config=config, **given)  # type: ignore[operator]
+        output = expert.generate(padded, generation_config=config, **given)
         count, answers = len(output) // len(prompts), []
         for row, tokens in enumerate(output[:, padded.shape[1] :].tolist()):
             prompt, ours = prompts[row // count], own[row // count].tolist()
@@ -670,10 +752,11 @@ class GlueModelMixtureForCausalLM(PreTrainedModel, GenerationMixin):
         self, settings: GenerationConfig, kwargs: dict[str, Any], width: int, ends: list[int], padding: int
     ) -> GenerationConfig:
         config = copy.deepcopy(settings)
-        given = kwargs.get("generation_config") or self.generation_config
-        whole = kwargs.get("max_length") or given.max_length
+        givers = (kwargs.get("generation_config"), self.generation_config)
+        named = [kwargs.get("max_length"), *(getattr(each, "max_length", None) for each in givers)]
         if config.max_new_tokens is None:
-            config.max_new_tokens = whole - width if whole else config.max_length
+            # Where nobody names a length, transformers' default counts from the prompt.
+            config.max_new_tokens = config.max_length - (0 if all(each is None for each in named) else width)
         if config.min_new_tokens is None and config.min_length:
             config.min_new_tokens = max(config.min_length - width, 0) or None
         for name in _TOKEN_SETTINGS:
@@ -724,6 +807,17 @@ class GlueModelMixtureForCausalLM(PreTrainedModel, GenerationMixin):
         model_kwargs["past_key_values"] = MixtureCache(model_kwargs["routing"], caches)
 
 
+@contextmanager
+def _head_inputs(expert: Any) -> Iterator[list[Tensor]]:
+    """What the expert's head reads inside the `with`: the last states, samples x tokens x width."""
+    seen: list[Tensor] = []
+    handle = expert.get_output_embeddings().register_forward_pre_hook(lambda head, args: seen.append(args[0]))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
 def _pad_left(input_ids: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
     mask = model_kwargs.get("attention_mask")
     if mask is None or mask.shape != input_ids.shape:
@@ -767,6 +861,12 @@ def _until(tokens: list[int], ends: list[int], *, finished: bool) -> list[int]:
     if place is not None:
         return tokens[: place + 1]
     return [*tokens, *ends[:1]] if finished else tokens
+
+
+def _reading_device(expert: Any, otherwise: torch.device) -> torch.device:
+    device: torch.device = expert.get_input_embeddings().weight.device
+    # An offloaded expert brings its inputs where they belong.
+    return otherwise if device.type == "meta" else device
 
 
 def _batch(prompts: list[list[int]], padding: int, device: torch.device) -> tuple[Tensor, dict[str, Any]]:

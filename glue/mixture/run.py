@@ -22,7 +22,7 @@ from glue.merging.mergekit_yaml import ModelReference
 from glue.merging.model_source import ModelSource
 from glue.merging.run import model_folders
 from glue.mixture.block import build_block_mixture
-from glue.mixture.build import build_mixture
+from glue.mixture.build import build_fused, build_mixture
 from glue.mixture.dense import stored_dtype
 from glue.mixture.ffn import build_ffn_mixture
 from glue.mixture.ffn_level import shared_are_gated, stored_as
@@ -317,7 +317,7 @@ def _check_dense_layers(mix: _Mix) -> None:
 
 
 def _tokenizer_note(mix: _Mix) -> tuple[str, ...]:
-    """A word about experts that read other ids than the base; an error where their embeddings are used."""
+    """A word about experts that read other ids than the base; an error where a text's loss is needed of them all."""
     own = tokenizer_digest(mix.base.folder)
     others = [
         expert.name for expert in mix.experts if has_tokenizer(expert.folder) and tokenizer_digest(expert.folder) != own
@@ -325,10 +325,13 @@ def _tokenizer_note(mix: _Mix) -> tuple[str, ...]:
     if not others:
         return ()
     detail = f"{', '.join(others)} and the base have different tokenizers"
-    if mix.file.level == "model" and not mix.file.dense_layers:
-        fix = "use experts with the base's tokenizer, or make one of them the base_model"
-        raise IncompatibleModelsError(f"{detail}; {fix}", [Problem("/experts", "tokenizer", detail, fix)])
-    return (f"{detail}: the mixture reads the base's ids",)
+    if mix.file.level != "model" or mix.file.dense_layers:
+        return (f"{detail}: the mixture reads the base's ids",)
+    if mix.texts:
+        detail += ", so that no text has one loss that a router could learn from"
+        fix = "train the router on prompts, or use experts with the base's tokenizer"
+        raise IncompatibleModelsError(f"{detail}; {fix}", [Problem("/router/train/data", "tokenizer", detail, fix)])
+    return (f"{detail}: they keep their own, and answer in generate alone, not in forward",)
 
 
 def _source(resources: ExitStack, locate: Locate, source: ModelSource, name: str) -> ExpertSource:
@@ -469,6 +472,8 @@ def _block(mix: _Mix, output: Output, *, decide_once: bool = False) -> tuple[str
 def _model(mix: _Mix, output: Output) -> tuple[str, ...]:
     if mix.file.dense_layers:
         return _block(mix, output, decide_once=True)
+    if mix.file.fuses:
+        return _fused(mix, output)
     embedding = embedding_of(mix.base)
     if mix.file.draws_gates:
         hidden = embedding.shape[1]
@@ -489,6 +494,20 @@ def _model(mix: _Mix, output: Output) -> tuple[str, ...]:
     )
     output.digests.update(written)
     return _silent_note(mix, router)
+
+
+def _fused(mix: _Mix, output: Output) -> tuple[str, ...]:
+    written = build_fused(
+        output.folder,
+        mix.experts,
+        mix.base.folder,
+        dtype=mix.dtype,
+        shard_bytes=output.shard_bytes,
+        token=output.token,
+        progress=output.progress,
+    )
+    output.digests.update(written)
+    return () if mix.texts else ("the gate has learned from no text: it takes the mean of all experts' logits",)
 
 
 _LEVELS: dict[str, Callable[[_Mix, Output], tuple[str, ...]]] = {"ffn": _ffn, "block": _block, "model": _model}

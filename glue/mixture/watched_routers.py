@@ -13,7 +13,12 @@ from transformers import PreTrainedModel
 
 from glue.mixture.modeling_glue_block_mixture import BlockMixtureLayer, BlockRouter, pool_states
 from glue.mixture.modeling_glue_ffn_mixture import FfnSampleRouter, FfnTokenRouter, MlpMixture
-from glue.mixture.modeling_glue_model_mixture import GlueModelMixtureForCausalLM, SampleRouter, pool_features
+from glue.mixture.modeling_glue_model_mixture import (
+    GlueModelMixtureForCausalLM,
+    SampleRouter,
+    TokenGate,
+    pool_features,
+)
 
 _SAMPLE_ROUTERS = (SampleRouter, BlockRouter, FfnSampleRouter)
 _STOCK_ROUTER = "TopKRouter"
@@ -86,6 +91,8 @@ class WatchedRouters:
                 self.logits[name] = output
             elif isinstance(router, FfnTokenRouter):
                 self.logits[name] = output[self.real.flatten().to(output.device)]
+            elif isinstance(router, TokenGate):
+                self.logits[name] = output[self.real.to(output.device)]
             else:
                 self.logits[name] = output[0][self.real.flatten().to(output[0].device)]
             if self._measured is not None:
@@ -105,7 +112,9 @@ class WatchedRouters:
         """What each of a router's parameters is multiplied with: decisions x size."""
         if not isinstance(router, (*_SAMPLE_ROUTERS, FfnTokenRouter)):
             states = args[0].reshape(-1, args[0].shape[-1])
-            return {"weight": states[self.real.flatten().to(states.device)]}
+            decided = states[self.real.flatten().to(states.device)]
+            bias = {"bias": torch.ones_like(decided[:, :1])} if isinstance(router, TokenGate) else {}
+            return {"weight": decided} | bias
         if isinstance(router, SampleRouter):
             features, last = pool_features(router.embedding, *args) - router.centre, "weight"
         elif isinstance(router, _SAMPLE_ROUTERS):
@@ -120,7 +129,9 @@ class WatchedRouters:
 
 
 def _is_router(module: nn.Module) -> bool:
-    return isinstance(module, (*_SAMPLE_ROUTERS, FfnTokenRouter)) or type(module).__name__.endswith(_STOCK_ROUTER)
+    return isinstance(module, (*_SAMPLE_ROUTERS, FfnTokenRouter, TokenGate)) or type(module).__name__.endswith(
+        _STOCK_ROUTER
+    )
 
 
 def _choices(module: Any) -> list[tuple[Any, str, int]]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from glue.mixture.block import build_block_mixture
+from glue.mixture.build import build_fused
 from glue.mixture.ffn import build_ffn_mixture
 from glue.mixture.ffn_own import build_own_ffn_mixture
 from glue.mixture.language_training import LanguageTraining, Trained, balancing_term, train_routers
@@ -71,9 +72,14 @@ def own_ffn_level(out: Path, experts: list[Path], *, routes_samples: bool) -> No
     build_own_ffn_mixture(out, sources, undecided(2), None, experts[0], **own)
 
 
+def token_gate(out: Path, experts: list[Path]) -> None:
+    build_fused(out, [ExpertSource(folder.name, folder) for folder in experts], experts[0], **OWN)
+
+
 LEVELS: dict[str, Callable[[Path, list[Path]], None]] = {
     "model": partial(model_level, router=undecided()),
     "model, two layers": partial(model_level, router=two_layers()),
+    "token gate": token_gate,
     "block": block_level,
     "ffn": ffn_level,
     "ffn, tokens": partial(own_ffn_level, routes_samples=False),

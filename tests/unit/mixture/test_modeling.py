@@ -186,13 +186,22 @@ def test_ties_go_to_the_first_expert(built: MixtureFolders, tmp_path: Path) -> N
     assert chosen(model.route(prompts(5, 4))) == [0] * 5
 
 
-def test_a_training_step_with_gradient_checkpointing(built: MixtureFolders) -> None:
-    model: Any = load_model(built.folder, torch.float32, "cpu").train()
-    model.activation_checkpointing_enable()
+def gradients(folder: Path, enable: str = "") -> dict[str, Tensor]:
+    model: Any = load_model(folder, torch.float32, "cpu").train()
+    if enable:
+        getattr(model, enable)()
+        assert all(expert.is_gradient_checkpointing for expert in model.experts)
     ids = prompts(8, 9)
     model(ids, labels=ids, use_cache=False).loss.backward()
-    assert all(any(parameter.grad is not None for parameter in expert.parameters()) for expert in model.experts)
-    assert [name for name, _ in model.sample_router.named_parameters()] == ["weight"]
+    return {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+
+
+@pytest.mark.parametrize("enable", ["gradient_checkpointing_enable", "activation_checkpointing_enable"])
+def test_checkpointed_gradients_are_the_same(built: MixtureFolders, enable: str) -> None:
+    plain, checkpointed = gradients(built.folder), gradients(built.folder, enable)
+    assert {name.split(".")[1] for name in plain} == {"0", "1", "2"}
+    assert plain.keys() == checkpointed.keys()
+    assert all(torch.equal(value, checkpointed[name]) for name, value in plain.items())
 
 
 def test_a_foreign_cache_is_refused(model: Any) -> None:
@@ -217,6 +226,18 @@ def test_a_device_map_keeps_layers_whole(built: MixtureFolders, model: Any) -> N
     ids = prompts(3, 6)
     with torch.no_grad():
         assert torch.equal(placed(ids).logits, model(ids).logits)
+
+
+@torch.no_grad()
+def test_an_expert_may_lie_on_the_disk(built: MixtureFolders, model: Any, tmp_path: Path) -> None:
+    places = {"sample_router": "cpu", "experts.0": "cpu", "experts.1": "disk", "experts.2": "disk"}
+    placed = GlueModelMixtureForCausalLM.from_pretrained(built.folder, device_map=places, offload_folder=tmp_path)
+    assert placed.experts[1].get_input_embeddings().weight.device.type == "meta"
+    ids = prompts(12, 6)
+    assert set(chosen(placed.route(ids))) == {0, 1, 2}
+    assert torch.equal(placed(ids).logits, model(ids).logits)
+    length = {"max_new_tokens": 5, "min_new_tokens": 5}
+    assert torch.equal(placed.generate(ids, **length), model.generate(ids, **length))
 
 
 @torch.no_grad()

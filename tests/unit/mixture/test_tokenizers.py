@@ -166,6 +166,20 @@ def test_a_streamer_hears_the_same_text(model: Any, folders: MixtureFolders) -> 
         assert "".join(streamer) == own_words(folders, expert, TEXTS[2], max_new_tokens=40)[0]
 
 
+@pytest.mark.parametrize("way", [{}, {"num_return_sequences": 2, "do_sample": True}])
+def test_a_streamer_hears_one_answer(model: Any, way: dict[str, Any]) -> None:
+    given = encoded(TEXTS[:1] if way else TEXTS)
+    chosen = {"routing": sent_to(OWN, len(given["input_ids"]))}
+    with pytest.raises(ValueError, match="one answer at a time"):
+        generated(model, given, streamer=TextIteratorStreamer(CHARS), **chosen, **way)
+
+
+def test_without_a_length_twenty_tokens_are_written(model: Any, folders: MixtureFolders) -> None:
+    given = encoded([TEXTS[0]])
+    output = generated(model, given, routing=sent_to(OWN), max_new_tokens=None)
+    assert words(output, given["input_ids"]) == own_words(folders, OWN, TEXTS[0], max_new_tokens=20)
+
+
 class EndsWith(StoppingCriteria):
     def __init__(self, token: int) -> None:
         self.token = token
@@ -211,8 +225,8 @@ def test_a_dictionary_holds_the_sequences(model: Any) -> None:
 
 def test_tokenizers_travel_with_the_checkpoint(model: Any, folders: MixtureFolders, tmp_path: Path) -> None:
     files = {file.path for file in build_manifest(folders.folder).files}
-    assert {"tokenizers/1/tokenizer.json", "tokenizers/1/tokenizer_config.json"} <= files
-    assert not any(name.startswith("tokenizers/3") for name in files), "equal tokenizers are stored once"
+    assert {"tokenizer_1/tokenizer.json", "tokenizer_1/tokenizer_config.json"} <= files
+    assert not any(name.startswith("tokenizer_3") for name in files), "equal tokenizers are stored once"
     model.save_pretrained(tmp_path / "saved")
     again: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", trust_remote_code=True)
     given = encoded(TEXTS)
@@ -231,6 +245,22 @@ def test_without_tokenizers_it_says_how_to_load_them(model: Any, folders: Mixtur
     bare.load_tokenizers(folders.folder)
     given = {**encoded(["12"]), "routing": sent_to(OWN)}
     assert torch.equal(generated(bare.eval(), given, pad_token_id=0), generated(model, given))
+
+
+def test_experts_on_the_disk_answer_in_their_own_tokens(model: Any, folders: MixtureFolders, tmp_path: Path) -> None:
+    places = {"sample_router": "cpu", "experts.0": "cpu"} | dict.fromkeys(("experts.1", "experts.2"), "disk")
+    places["experts.3"] = "disk"
+    placed = type(model).from_pretrained(folders.folder, device_map=places, offload_folder=tmp_path)
+    given = encoded(TEXTS)
+    assert torch.equal(generated(placed, given), generated(model, given))
+
+
+def test_everybody_who_answers_is_counted(folders: MixtureFolders) -> None:
+    model: Any = load_model(folders.folder, torch.float32, "cpu")
+    given = encoded(TEXTS)
+    chosen = model.route(**given).sum(0).long().tolist()
+    generated(model, given, num_beams=2)
+    assert model.expert_usage == [2 * count for count in chosen]
 
 
 def test_probabilities_of_several_tokenizers_are_not_mixed(folders: MixtureFolders, tmp_path: Path) -> None:
