@@ -9,7 +9,7 @@ from lm_eval.api.instance import Instance
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from glue.evaluation.language_model import Encoder, ResidentModel
-from glue.evaluation.several_tokenizers import SeveralTokenizers, has_several_tokenizers
+from glue.evaluation.several_tokenizers import Asked, SeveralTokenizers, has_several_tokenizers, in_place
 from glue.evaluation.statistics import DIGITS, estimate, weighted
 from glue.evaluation.suite import Suite, SuiteTask
 from glue.evaluation.tasks import blamed_on
@@ -29,12 +29,14 @@ class Scorer:
         self._compare = compare
         self._device = torch.device(device)
         self._encoders: list[Encoder] = []
+        self._renderings: list[tuple[PreTrainedTokenizerBase, Asked]] = []
         self.degraded = ""
 
     def score(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> SuiteScore:
         """The model's score. Equal models score equally, whatever was scored before.
 
-        `tokenizer` is the model's; of a mixture, that of its checkpoint.
+        `tokenizer` is the model's; of a mixture, that of its checkpoint. Where it has another vocabulary than the one
+        that rendered the suite's chats, its own template renders them for this model.
 
         Afterwards `degraded` says what was done differently from what the suite says, and is empty otherwise: after
         an out of memory the rest runs in smaller batches.
@@ -58,7 +60,7 @@ class Scorer:
         """Every task's score, and what was done differently from what the suite says."""
         with _threads(self._suite.spec.threads), torch.inference_mode():
             resident = self._resident(model, tokenizer)
-            self._answer(resident)
+            self._answer(resident, self._asked(tokenizer))
         return tuple(_task_score(task) for task in self._suite.tasks), resident.batch.degraded
 
     def _check(self, model: PreTrainedModel) -> None:
@@ -75,7 +77,8 @@ class Scorer:
             return ResidentModel(model, self._encoder_of(tokenizer), batch)
         experts: Any = model.expert_tokenizers
         own = [None if each is None else self._encoder_of(each) for each in experts]
-        return SeveralTokenizers(model, self._encoder_of(tokenizer), own, batch)
+        asked = [{} if each is None else self._asked(each) for each in experts]
+        return SeveralTokenizers(model, self._encoder_of(tokenizer), own, batch, asked)
 
     def _encoder_of(self, tokenizer: PreTrainedTokenizerBase) -> Encoder:
         known = next((each for each in self._encoders if each.tokenizer is tokenizer), None)
@@ -84,16 +87,37 @@ class Scorer:
             self._encoders = [*self._encoders[1 - _ENCODERS :], known := Encoder(tokenizer)]
         return known
 
-    def _answer(self, model: ResidentModel | SeveralTokenizers) -> None:
+    def _asked(self, tokenizer: PreTrainedTokenizerBase) -> Asked:
+        """What a model of that tokenizer is asked in place of the suite's requests, where that is something else."""
+        rendered_by = self._suite.tokenizer
+        if rendered_by is None or tokenizer is rendered_by:
+            return {}
+        known = next((asked for each, asked in self._renderings if each is tokenizer), None)
+        if known is None:
+            differs = tokenizer.get_vocab() != rendered_by.get_vocab()
+            known = _pairs(self._suite, self._suite.rendered(tokenizer)) if differs else {}
+            self._renderings = [*self._renderings[1 - _ENCODERS :], (tokenizer, known)]
+        return known
+
+    def _answer(self, model: ResidentModel | SeveralTokenizers, asked: Asked) -> None:
         """Give every request its answer, all tasks' requests of a kind together."""
         kinds: dict[str, list[Instance]] = {}
         for task in self._suite.tasks:
             for request in task.requests():
                 kinds.setdefault(request.request_type, []).append(request)
         for kind, requests in kinds.items():
-            for request, answer in zip(requests, getattr(model, kind)(requests), strict=True):
+            # A mixture of several tokenizers routes on the suite's own requests, and asks each expert in its words.
+            given = requests if isinstance(model, SeveralTokenizers) else in_place(requests, asked)
+            for request, answer in zip(requests, getattr(model, kind)(given), strict=True):
                 request.resps = [answer]
                 request.filtered_resps = {}
+
+
+def _pairs(suite: Suite, other: Suite) -> Asked:
+    """Each request of a suite with that of the same items elsewhere."""
+    tasks = zip(suite.tasks, other.tasks, strict=True)
+    pairs = [pair for one, two in tasks for pair in zip(one.requests(), two.requests(), strict=True)]
+    return {id(mine): theirs for mine, theirs in pairs}
 
 
 def _task_score(task: SuiteTask) -> TaskScore:

@@ -5,7 +5,7 @@ in that expert's own tokens: as lm-eval would score the expert alone. Items of e
 that what is scored does not depend on who else is in the mixture.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from lm_eval.api.instance import Instance
@@ -17,6 +17,8 @@ from glue.evaluation.language_model import Encoder, ResidentModel
 from glue.evaluation.likelihood import Answer
 
 Given = TypeVar("Given")
+# By the id of a request of the suite, what is asked in its place.
+Asked = Mapping[int, Instance]
 _ROUTED_AT_ONCE = 64
 
 
@@ -25,12 +27,28 @@ def has_several_tokenizers(model: PreTrainedModel) -> bool:
     return any(getattr(model, "expert_tokenizers", ()))
 
 
+def in_place(requests: Sequence[Instance], asked: Asked) -> list[Instance]:
+    """The requests, each replaced by what is asked in its place."""
+    return [asked.get(id(request), request) for request in requests]
+
+
 class SeveralTokenizers:
     """What `ResidentModel` is for other models."""
 
-    def __init__(self, model: PreTrainedModel, encoder: Encoder, own: Sequence[Encoder | None], batch: int) -> None:
-        """`encoder` is that of the checkpoint's tokenizer, `own` those of the experts that have another."""
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        encoder: Encoder,
+        own: Sequence[Encoder | None],
+        batch: int,
+        asked: Sequence[Asked],
+    ) -> None:
+        """`encoder` is that of the checkpoint's tokenizer, `own` those of the experts that have another.
+
+        `asked` has for each expert what it is asked in place of requests that are not in its words.
+        """
         self.batch = Batch(batch)
+        self._asked = asked
         self._model, self._encoder = model, encoder
         experts: Any = model.experts
         # Who shares the checkpoint's tokenizer also ends where the checkpoint says.
@@ -60,7 +78,8 @@ class SeveralTokenizers:
         for number, expert in enumerate(self._experts):
             mine = [place for place, choice in enumerate(chosen) if choice == number]
             if mine:
-                answers |= dict(zip(mine, answer(expert, [requests[place] for place in mine]), strict=True))
+                given = in_place([requests[place] for place in mine], self._asked[number])
+                answers |= dict(zip(mine, answer(expert, given), strict=True))
         return [answers[place] for place in range(len(requests))]
 
     def _chosen(self, requests: Sequence[Instance]) -> list[int]:

@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import math
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -70,10 +70,14 @@ class SuiteTask:
 
 @dataclass(frozen=True)
 class Suite:
-    """Tasks with their items. Item order is that of the spec's tasks, within a task that of its data."""
+    """Tasks with their items. Item order is that of the spec's tasks, within a task that of its data.
+
+    `tokenizer` is what rendered its chats; none where it has none.
+    """
 
     spec: SuiteSpec
     tasks: tuple[SuiteTask, ...]
+    tokenizer: PreTrainedTokenizerBase | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def digest(self) -> str:
@@ -90,6 +94,16 @@ class Suite:
         """What a model is shown of each item before it answers, in item order; a text that is scored as a
         whole has no context and stands for itself."""
         return [item.context for task in self.tasks for item in task.items]
+
+    def rendered(self, tokenizer: PreTrainedTokenizerBase) -> "Suite":
+        """The same items in the same order, with their chats as that tokenizer's template renders them.
+
+        Raises:
+            EvaluationError: it has none.
+        """
+        again = load_suite(self.spec, tokenizer, [each for task in self.tasks for each in task.data])
+        pairs = zip(self.tasks, again.tasks, strict=True)
+        return replace(again, tasks=tuple(_with_items_of(task, other) for task, other in pairs))
 
     def part(self, share: float) -> "Suite":
         """The suite on `share` of each task's items, at least two: those that a smaller limit would draw.
@@ -134,7 +148,7 @@ def load_suite(
     chat = chat_template_of(tokenizer) if spec.chat_template else None
     here = {task.task: tuple(each for each in data if each.task == task.task) for task in spec.tasks}
     tasks = tuple(_build(folder, task, here[task.task], spec.seed, chat) for task in spec.tasks)
-    return Suite(spec, tuple(_weighted(task, tasks) for task in tasks))
+    return Suite(spec, tuple(_weighted(task, tasks) for task in tasks), tokenizer if chat else None)
 
 
 def chat_template_of(tokenizer: PreTrainedTokenizerBase | None) -> ChatTemplate:
@@ -219,6 +233,11 @@ def _part(task: SuiteTask, share: float, seed: int) -> SuiteTask:
     first = set(sorted(numbers, key=lambda number: _key(number, seed, task.spec.task))[:count])
     items = tuple(item for item, number in zip(task.items, numbers, strict=True) if number in first)
     return replace(task, items=items)
+
+
+def _with_items_of(task: SuiteTask, other: SuiteTask) -> SuiteTask:
+    items = {item.requests[0].doc_id: item for item in other.items}
+    return replace(task, items=tuple(items[item.requests[0].doc_id] for item in task.items))
 
 
 def _weighted(task: SuiteTask, tasks: Sequence[SuiteTask]) -> SuiteTask:

@@ -19,7 +19,7 @@ from glue.mixture.build import ExpertSource, build_mixture
 from glue.mixture.router import pool_features, prototypes, read_embedding
 from glue.pipeline.context import Context
 from glue.pipeline.mixture_levels import write_levels
-from glue.pipeline.models import checkpoints, zoo_tokenizer
+from glue.pipeline.models import checkpoints, mixture_member, tokenizer_of
 from glue.pipeline.outcomes import Outcomes
 from glue.pipeline.scoring import suites
 from glue.plans.units import scoring_memory, unit
@@ -136,7 +136,7 @@ def _build_unit(
 def build(request: UnitRequest, spec: JobSpec, context: Context) -> UnitOutcome:
     """Derive the router from the contexts, and write the mixture into the artifacts."""
     payload, folder = request.payload, context.work / "mixture"
-    texts = payload["contexts"] or suites(spec, context)["proxy"].contexts()
+    texts = payload["contexts"] or suites(spec, Outcomes(request.outcomes), context)["proxy"].contexts()
     sources = _sources(payload, spec, context, request.token)
     if spec.mixture.shares_layers or spec.mixture.router.type == "mlp":
         assigned = list(zip(texts, payload["assignment"], strict=True))
@@ -168,14 +168,17 @@ def _write_whole(
 ) -> None:
     """Whole models behind one router of prototypes, whose features are pooled as the finished model does."""
     embedding_folder = Path(spec.paths()[BASE if spec.zoo.base else spec.zoo.member_names()[0]])
+    outcomes = Outcomes(request.outcomes)
+    reads = mixture_member(spec, outcomes)
     context.progress(0.0, f"features of {len(texts)} contexts")
-    features = _features(texts, zoo_tokenizer(spec, context), read_embedding(embedding_folder))
+    tokenizer = tokenizer_of(reads, spec, outcomes, context)
+    features = _features(texts, tokenizer, read_embedding(embedding_folder))
     build_mixture(
         folder,
         sources,
         prototypes(features, request.payload["assignment"], len(sources)),
         embedding_folder,
-        Path(spec.paths()[spec.zoo.member_names()[0]]),
+        Path(spec.paths()[reads]),
         top_k=min(spec.mixture.top_k, len(sources)),
         dtype=spec.output.dtype,
         shard_bytes=spec.output.shard_bytes,

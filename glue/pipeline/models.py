@@ -15,6 +15,7 @@ from glue.pipeline.outcomes import Outcomes
 from glue.specs.expression import Member, Merge, is_data_flow, members_of
 from glue.specs.job import JobSpec
 from glue.specs.kinds import ModelJobSpec
+from glue.specs.zoo import BASE
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -43,10 +44,22 @@ def resident_model(
     return context.keep("model", key, lambda: load_model(folder, DTYPES[dtype], context.device))
 
 
-def zoo_tokenizer(spec: JobSpec, context: Context) -> PreTrainedTokenizerBase:
-    """The tokenizer that all members share."""
-    folder = spec.paths()[spec.zoo.member_names()[0]]
-    return context.keep("tokenizer", folder, lambda: load_tokenizer(Path(folder)))
+def mixture_member(spec: JobSpec, outcomes: Outcomes) -> str:
+    """The entry whose tokenizer a mixture reads: the base's, without one the first member's."""
+    return _first_alike(BASE if spec.zoo.base else spec.zoo.member_names()[0], spec, outcomes)
+
+
+def tokenizer_of(name: str, spec: JobSpec, outcomes: Outcomes, context: Context) -> PreTrainedTokenizerBase:
+    """The tokenizer of an entry, one object for all entries that share it."""
+    folder = spec.paths()[_first_alike(name, spec, outcomes)]
+    return context.keep(f"tokenizer {folder}", folder, lambda: load_tokenizer(Path(folder)))
+
+
+def _first_alike(name: str, spec: JobSpec, outcomes: Outcomes) -> str:
+    """The first member with that entry's tokenizer, or the entry itself: a base may lack a chat template."""
+    own = outcomes.resolve().model(name).tokenizer
+    alike = [member for member in spec.zoo.member_names() if outcomes.resolve().model(member).tokenizer == own]
+    return next(iter(alike), name)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -19,7 +19,7 @@ from glue.references.hub_datasets import download_data
 from glue.references.hub_download import download
 from glue.references.signature import signature, tokenizer_digest
 from glue.specs.digests import digest_of
-from glue.specs.errors import IncompatibleModelsError, InvalidInputError, Problem
+from glue.specs.errors import InvalidInputError, Problem
 from glue.specs.job import JobSpec, ResolvedAdapter, ResolvedModel
 from glue.specs.kinds import ModelJobSpec
 from glue.specs.plan import UnitOutcome, UnitRequest
@@ -105,30 +105,15 @@ def fetch_data(request: UnitRequest, spec: ModelJobSpec, context: Context) -> Un
 
 
 def advance(request: UnitRequest, spec: JobSpec) -> UnitOutcome:
-    """Look into what was fetched; then group the members by signature and vocabulary rows, in zoo order.
-
-    Raises:
-        IncompatibleModelsError: the members do not share one tokenizer.
-    """
+    """Look into what was fetched; then group the members by signature, rows and tokenizer, in zoo order."""
     inspected = [unit for unit in request.units if unit.kind == "resolve.inspect"]
     if not inspected:
         return UnitOutcome(units=inspect_units(spec))
     models = tuple(InspectedModel.parse(unit.result) for unit in inspected)
     members = [model for model in models if model.name in spec.zoo.member_names()]
-    _one_tokenizer(members)
-    groups: dict[tuple[str, int], list[str]] = {}
+    groups: dict[tuple[str, int, str], list[str]] = {}
     for member in members:
         # One tokenizer, but embeddings padded to other sizes: a search merges into one resident model.
-        groups.setdefault((member.signature, member.vocabulary), []).append(member.name)
+        groups.setdefault((member.signature, member.vocabulary, member.tokenizer), []).append(member.name)
     result = ResolveResult(models=models, groups=tuple(tuple(group) for group in groups.values()))
     return UnitOutcome(result.as_json(), finished=True)
-
-
-def _one_tokenizer(members: list[InspectedModel]) -> None:
-    others = [member.name for member in members if member.tokenizer != members[0].tokenizer]
-    if others:
-        detail = f"these members have another tokenizer than '{members[0].name}': {', '.join(others)}"
-        problem = Problem(
-            "/members", "tokenizer_differs", detail, "leave them out, or submit them as a zoo of their own"
-        )
-        raise IncompatibleModelsError(detail, [problem])

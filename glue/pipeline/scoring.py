@@ -11,11 +11,11 @@ from glue.merging.engine import merge_into
 from glue.mixture.load import load_model
 from glue.pipeline.context import Context
 from glue.pipeline.heard import SCORING, heard
-from glue.pipeline.models import DTYPES, checkpoints, resident_model, zoo_tokenizer
+from glue.pipeline.models import DTYPES, checkpoints, mixture_member, resident_model, tokenizer_of
 from glue.pipeline.outcomes import Outcomes
 from glue.references.folders import folder_commit
 from glue.specs.errors import InvalidInputError, Problem
-from glue.specs.expression import Candidate
+from glue.specs.expression import Candidate, members_of
 from glue.specs.job import JobSpec
 from glue.specs.kinds import ModelJobSpec
 from glue.specs.plan import UnitOutcome, UnitRequest
@@ -33,7 +33,7 @@ def score_candidate(request: UnitRequest, spec: JobSpec, context: Context) -> Un
     merge_into(candidate.expression, checkpoints(spec, context), model)
     merged = monotonic()
     context.progress(SCORING, f"scoring {candidate.name}")
-    score, notes = _score(model, payload["suite"], spec, context, payload.get("share"))
+    score, notes = _score(model, members_of(candidate.expression)[0], request, spec, context, payload.get("share"))
     scored = ScoredCandidate(name=candidate.name, expression=candidate.expression, score=score)
     seconds = {"merge_seconds": merged - started, "score_seconds": monotonic() - merged}
     return UnitOutcome(scored.as_json() | seconds | notes)
@@ -47,23 +47,24 @@ def score_mixture(request: UnitRequest, spec: JobSpec, context: Context) -> Unit
     context.progress(0.0, "loading the mixture")
     model = context.keep("model", key, lambda: load_model(folder, DTYPES[suite_spec.dtype], context.device))
     context.progress(SCORING, "scoring the mixture")
-    score, notes = _score(model, request.payload["suite"], spec, context)
+    score, notes = _score(model, mixture_member(spec, Outcomes(request.outcomes)), request, spec, context)
     return UnitOutcome({"score": score.as_json()} | notes)
 
 
-def suites(spec: JobSpec, context: Context) -> dict[str, Suite]:
+def suites(spec: JobSpec, outcomes: Outcomes, context: Context) -> dict[str, Suite]:
     """Both suites, built once for the engine's life, and shown to share no item.
 
     Raises:
         EvaluationError: a task cannot be built, or the suites share an item.
     """
-    return context.keep("suites", (spec.proxy, spec.report), lambda: _suites(spec, context))
+    return context.keep("suites", (spec.proxy, spec.report), lambda: _suites(spec, outcomes, context))
 
 
-def _suites(spec: JobSpec, context: Context) -> dict[str, Suite]:
+def _suites(spec: JobSpec, outcomes: Outcomes, context: Context) -> dict[str, Suite]:
     for name in ("proxy", "report"):
         check_unchanged(name, spec)
-    tokenizer = zoo_tokenizer(spec, context)
+    # It renders chats for the router, and for the families that share it.
+    tokenizer = tokenizer_of(mixture_member(spec, outcomes), spec, outcomes, context)
     proxy, report = (
         load_suite(spec.suite(name), tokenizer, spec.suite_data.get(name, ())) for name in ("proxy", "report")
     )
@@ -93,13 +94,19 @@ def _scorer(name: str, suite: Suite, context: Context) -> Scorer:
 
 
 def _score(
-    model: PreTrainedModel, name: str, spec: JobSpec, context: Context, share: float | None = None
+    model: PreTrainedModel,
+    entry: str,
+    request: UnitRequest,
+    spec: JobSpec,
+    context: Context,
+    share: float | None = None,
 ) -> tuple[SuiteScore, dict[str, dict[str, str]]]:
-    """The score, and notes on what was done differently from what the suite says."""
-    whole = suites(spec, context)[name]
+    """The score with the tokenizer of that entry, and notes on what was done differently from what the suite says."""
+    name, outcomes = request.payload["suite"], Outcomes(request.outcomes)
+    whole = suites(spec, outcomes, context)[name]
     suite = context.keep(f"part of {name}", (whole.digest, share), lambda: whole.part(share)) if share else whole
     kind = f"scorer {name} {share}" if share else f"scorer {name}"
     scorer = context.keep(kind, (suite.digest, context.device), lambda: _scorer(name, suite, context))
     with heard(model, context, SCORING):
-        score = scorer.score(model, zoo_tokenizer(spec, context))
+        score = scorer.score(model, tokenizer_of(entry, spec, outcomes, context))
     return score, {"notes": {"degraded": scorer.degraded}} if scorer.degraded else {}

@@ -17,6 +17,7 @@ from glue.specs.results import (
     SimilarityResult,
     SuiteScore,
 )
+from glue.specs.zoo import BASE
 
 MIXTURE = "mixture"
 POINTS = 100
@@ -136,7 +137,19 @@ def _warnings(
         warnings.append(
             "No mixture was built: fewer than two families had an expert that was the best on enough items."
         )
+    if others := _own_tokenizers(evidence):
+        warnings.append(
+            f"Experts with a tokenizer of their own: {', '.join(others)}. The mixture translates for them in "
+            "generate(); its forward() refuses prompts that are routed to them."
+        )
     return warnings
+
+
+def _own_tokenizers(evidence: Evidence) -> list[str]:
+    """The experts whose family reads another tokenizer than the mixture, which reads the base's."""
+    read = evidence.resolved.model(BASE if evidence.job.zoo.base else evidence.job.zoo.member_names()[0]).tokenizer
+    firsts = {each.name: evidence.similarity.family(each.family).members[0] for each in evidence.mixture.experts}
+    return [name for name, member in firsts.items() if evidence.resolved.model(member).tokenizer != read]
 
 
 def _row_json(row: ReportedModel, single: ReportedModel) -> dict[str, Any]:

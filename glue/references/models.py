@@ -16,8 +16,9 @@ from glue.references.hub_headers import headers_of
 from glue.references.hub_names import hub_reference, is_hub_source, split_adapter
 from glue.references.licences import licence_of_folder
 from glue.references.reading import refusal
-from glue.references.signature import architecture, tokenizer_digest
+from glue.references.signature import architecture, has_chat_template, tokenizer_digest
 from glue.specs.errors import IncompatibleModelsError, InvalidInputError, Problem
+from glue.specs.job import JobRequest
 from glue.specs.zoo import BASE, ZooSpec
 
 # How quantised matrices are stored. Masks that older releases saved have more dimensions, position numbers are I64.
@@ -143,20 +144,29 @@ def _place_of(source: str, roots: Sequence[Path], hub: HubAccess | None) -> _Pla
     return _Place(model_folder(reference, model.commit, hub), headers, model.commit, model.repo, model.licence)
 
 
-def check_one_tokenizer(models: Sequence[FoundModel], findings: Findings) -> None:
-    """A router and a report that speak of one text need one tokenizer: point at the entries that have another."""
-    digests = [model.tokenizer for model in models]
-    for model in models:
-        # The one that most entries share is the zoo's; among equals the first.
-        if model.tokenizer != max(digests, key=digests.count):
-            detail = "its tokenizer differs from that of the other models, and a mixture of whole models needs one"
-            findings.add(
-                refusal(
-                    "tokenizer_differs", detail, "leave it out, or submit a zoo of models that share its tokenizer"
-                ),
-                model.pointer,
-                model.name,
-            )
+def check_tokenizers(models: Sequence[FoundModel], request: JobRequest, findings: Findings) -> None:
+    """Experts of several tokenizers have nothing in common but a router: no layers, and no answer."""
+    others = [model.name for model in models if model.tokenizer != models[0].tokenizer]
+    mixture = request.mixture
+    wrong = "level" if mixture.shares_layers else "top_k" if mixture.top_k > 1 else None
+    if others and wrong:
+        detail = f"{', '.join(others)} and {models[0].name} have different tokenizers, so one whole model has to answer"
+        fix = "set level to model without dense_layers, and top_k to 1; or leave them out"
+        refused = InvalidInputError(detail, [Problem("", "tokenizer_differs", detail, fix)])
+        findings.add(refused, f"/mixture/{wrong}", "tokenizers")
+
+
+def check_chats(models: Sequence[FoundModel], request: JobRequest, findings: Findings) -> None:
+    """A suite's chats are rendered by the template of each tokenizer, that of the first member that has it."""
+    members = [model for model in models if model.name != BASE]
+    firsts = {model.tokenizer: model for model in reversed([*members, *models])}
+    without = [model.name for model in firsts.values() if not has_chat_template(model.headers)]
+    for name, suite in (("proxy", request.proxy), ("report", request.report)):
+        if suite.chat_template and without:
+            detail = f"chats need a template, and the tokenizer of {', '.join(sorted(without))} has none"
+            fix = "set it to false, or put a chat template beside the tokenizer"
+            refused = InvalidInputError(detail, [Problem("", "no_chat_template", detail, fix)])
+            findings.add(refused, f"/{name}/chat_template", "tokenizers")
 
 
 def find_folder(name: str, pointer: str, folder: Path, findings: Findings) -> FoundModel | None:

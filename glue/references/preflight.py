@@ -144,10 +144,10 @@ def _look_at(model: FoundModel) -> _Seen:
 
 def _groups(seen: Sequence[_Seen]) -> list[list[_Seen]]:
     """The members that can be merged with each other, as the stage `resolve` will find them."""
-    groups: dict[tuple[str, Any], list[_Seen]] = {}
+    groups: dict[tuple[str, Any, str], list[_Seen]] = {}
     for each in seen:
         if each.model.name != BASE:
-            groups.setdefault((each.signature, each.vocabulary), []).append(each)
+            groups.setdefault((each.signature, each.vocabulary, each.model.tokenizer), []).append(each)
     return list(groups.values())
 
 
@@ -200,6 +200,8 @@ def _unlike(seen: Sequence[_Seen]) -> Iterator[Finding]:
         found = list(differences(first.parts, each.parts))
         if each.vocabulary != first.vocabulary:
             found.append(f"{first.vocabulary} and {each.vocabulary} rows of vocabulary")
+        if each.model.tokenizer != first.model.tokenizer:
+            found.append("their tokenizers")
         if found:
             detail = f"{each.model.name} and {first.model.name} differ in {'; '.join(found[:4])}"
             fix = "they are not merged with each other, and may become experts of one mixture"
@@ -247,6 +249,8 @@ def _base_differs(request: JobRequest, seen: Sequence[_Seen]) -> Iterator[Findin
         return
     for each in seen:
         found = list(differences(base.parts, each.parts))
+        if each.model.tokenizer != base.model.tokenizer:
+            found.append("their tokenizers")
         if found:
             detail = f"{each.model.name} has no task vector: it and the base differ in {'; '.join(found[:4])}"
             fix = "give the model that it was fine-tuned from as the base, or leave it out"

@@ -14,7 +14,7 @@ from glue.references.hub_access import HubAccess
 from glue.references.hub_datasets import DataSets
 from glue.references.hub_target import check_target
 from glue.references.licences import combine, licences_of
-from glue.references.models import FoundModel, check_one_tokenizer, find_models
+from glue.references.models import FoundModel, check_chats, check_tokenizers, find_models
 from glue.references.reading import refusal
 from glue.references.signature import differences, signature_parts
 from glue.references.tasks import find_tasks
@@ -63,7 +63,8 @@ def examine_job(
     """
     findings = Findings()
     models = find_models(zoo, roots, findings, hub)
-    check_one_tokenizer(models, findings)
+    check_tokenizers(models, request, findings)
+    check_chats(models, request, findings)
     _check_base(request, zoo, findings)
     _check_shared_layers(request, models, findings)
     data = DataSets(hub) if hub else None

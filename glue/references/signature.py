@@ -112,6 +112,18 @@ def has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _TOKENIZERS)
 
 
+def has_chat_template(folder: Path) -> bool:
+    """Whether a template for chats lies beside the folder's tokenizer.
+
+    Raises:
+        IncompatibleModelsError: the tokenizer's settings cannot be read.
+    """
+    path = folder / "tokenizer_config.json"
+    settings = read_json(path, MAX_TOKENIZER_BYTES) if path.is_file() else {}
+    files = any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json"))
+    return files or bool(settings.get("chat_template"))
+
+
 def _unlike_tensors(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
     alone = sorted(one.keys() ^ other.keys())
     if alone:

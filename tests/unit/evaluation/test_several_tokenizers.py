@@ -8,7 +8,7 @@ import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from glue.evaluation.scorer import Scorer
 from glue.evaluation.suite import Suite, load_suite
@@ -20,6 +20,12 @@ from tests.support.models import char_tokenizer, tiny_llama, tiny_pair_neox
 from tests.support.suites import choice_task, text_task, write_task, writing_task
 
 TASKS = ("choice", "ends", "text", "sums")
+OURS = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<reply>{% endif %}"
+)
+THEIRS = (
+    "{% for m in messages %}{% if m.role == 'user' %}[{{ m.content }}]{% else %}{{ m.content }};{% endif %}{% endfor %}"
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,8 +39,19 @@ def _offline(tmp_path_factory: pytest.TempPathFactory) -> Any:
         torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "chats"])
+def chats(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+def ours(chats: bool) -> PreTrainedTokenizerBase:
+    tokenizer = char_tokenizer()
+    tokenizer.chat_template = OURS if chats else None
+    return tokenizer
+
+
 @pytest.fixture(scope="module")
-def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
+def suite(chats: bool, tmp_path_factory: pytest.TempPathFactory) -> Suite:
     folder = tmp_path_factory.mktemp("tasks")
     choice_task(folder, "choice", 24, letters=4)
     # The contexts are the choices, as in WinoGrande: an item's answers come from one expert all the same.
@@ -44,13 +61,17 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
     text_task(folder, "text", 16, words=20)
     writing_task(folder, "sums", 16)
     spec = {"include_path": str(folder), "tasks": [{"task": task} for task in TASKS], "batch": 8}
-    return load_suite(SuiteSpec.parse(spec))
+    return load_suite(SuiteSpec.parse(spec | {"chat_template": chats}), ours(chats))
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def folders(chats: bool, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     root = tmp_path_factory.mktemp("experts")
-    return [tiny_llama(root / "chars", seed=1), tiny_pair_neox(root / "pairs", seed=2)]
+    found = [tiny_llama(root / "chars", seed=1), tiny_pair_neox(root / "pairs", seed=2)]
+    if chats:
+        for folder, template in zip(found, (OURS, THEIRS), strict=True):
+            (folder / "chat_template.jinja").write_text(template)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +84,7 @@ def mixture(folders: list[Path], suite: Suite, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="module")
-def alone(folders: list[Path], suite: Suite) -> list[dict[str, Any]]:
+def alone(chats: bool, folders: list[Path], suite: Suite) -> list[dict[str, Any]]:
     """What lm-eval says of each expert by itself."""
     results = []
     for folder in folders:
@@ -74,15 +95,18 @@ def alone(folders: list[Path], suite: Suite) -> list[dict[str, Any]]:
             tasks=list(TASKS),
             task_manager=TaskManager(include_path=suite.spec.include_path, include_defaults=False),
             bootstrap_iters=1,
+            apply_chat_template=chats,
+            fewshot_as_multiturn=chats,
         )
         results.append(found["samples"])
     return results
 
 
 def test_every_answer_is_the_chosen_experts_under_lm_eval(
-    mixture: Any, suite: Suite, alone: list[dict[str, Any]]
+    chats: bool, mixture: Any, suite: Suite, alone: list[dict[str, Any]]
 ) -> None:
-    Scorer(suite, "cpu").score(mixture, char_tokenizer())
+    Scorer(suite, "cpu").score(mixture, ours(chats))
+    of_both = []
     for task in suite.tasks:
         chosen = set()
         for place, item in enumerate(task.items):
@@ -92,7 +116,8 @@ def test_every_answer_is_the_chosen_experts_under_lm_eval(
             theirs = alone[expert][task.spec.task][place]["resps"]
             for request, (answer,) in zip(item.requests, theirs, strict=True):
                 assert_same(request.resps[0], answer)
-        assert chosen == {0, 1}, f"{task.spec.task} shows nothing of one expert"
+        of_both += [task.spec.task] if chosen == {0, 1} else []
+    assert len(of_both) >= 3, f"one expert answers everything but {of_both}"
 
 
 def assert_same(ours: Any, theirs: Any) -> None:
@@ -102,8 +127,23 @@ def assert_same(ours: Any, theirs: Any) -> None:
         assert ours == (pytest.approx(theirs, rel=1e-5) if isinstance(ours, float) else theirs)
 
 
-def test_scores_do_not_depend_on_what_was_scored_before(mixture: Any, folders: list[Path], suite: Suite) -> None:
+def test_scores_do_not_depend_on_what_was_scored_before(
+    chats: bool, mixture: Any, folders: list[Path], suite: Suite
+) -> None:
     scorer = Scorer(suite, "cpu")
-    first = scorer.score(mixture, char_tokenizer())
+    first = scorer.score(mixture, ours(chats))
     scorer.score(load_model(folders[1], torch.float32, "cpu"), AutoTokenizer.from_pretrained(folders[1]))
-    assert scorer.score(mixture, char_tokenizer()) == first
+    assert scorer.score(mixture, ours(chats)) == first
+
+
+def test_a_model_of_another_tokenizer_is_asked_in_its_own_words(
+    folders: list[Path], suite: Suite, alone: list[dict[str, Any]]
+) -> None:
+    model, tokenizer = load_model(folders[1], torch.float32, "cpu"), AutoTokenizer.from_pretrained(folders[1])
+    score = Scorer(suite.part(0.5), "cpu").score(model, tokenizer)
+    assert score.suite == suite.part(0.5).digest
+    for task in suite.part(0.5).tasks:
+        for item in task.items:
+            theirs = alone[1][task.spec.task][item.requests[0].doc_id]["resps"]
+            for request, (answer,) in zip(item.requests, theirs, strict=True):
+                assert_same(request.resps[0], answer)

@@ -93,7 +93,7 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     request = job(
         tmp_path,
         clustering={"weights": "task_vector", "threshold": 0.5},
-        report={"include_path": "/etc", "tasks": [{"task": "x"}]},
+        report={"include_path": "/etc", "tasks": [{"task": "x"}], "chat_template": True},
         proxy={"include_path": str(tmp_path / "tasks"), "tasks": [{"task": "math"}, {"task": "maths"}]},
     )
     found = problems_of(
@@ -102,7 +102,7 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     assert found == {
         "/members/1/source": ["no_folder"],
         "/members/2/source": ["no_config", "not_safetensors", "no_tokenizer"],
-        "/members/3/source": ["tokenizer_differs"],
+        "/report/chat_template": ["no_chat_template"],
         "/clustering/weights": ["no_base"],
         "/proxy/tasks/1/task": ["unknown_task"],
         "/report/include_path": ["outside_roots"],
@@ -165,12 +165,29 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     assert problems_of(lambda: check_zoo(zoo(tmp_path, "a"), [tmp_path])) == {"/members/0/source": ["no_weights"]}
 
 
-def test_the_tokenizer_that_most_have_is_the_zoos(tmp_path: Path) -> None:
+def test_models_of_several_tokenizers_are_taken_and_each_needs_a_template_for_chats(tmp_path: Path) -> None:
+    write_model(tmp_path / "a")
     write_model(tmp_path / "odd", tokenizer=TOKENIZER | {"normalizer": {"type": "Lowercase"}})
-    for name in ("a", "b"):
-        write_model(tmp_path / name)
-    found = problems_of(lambda: resolve_job(job(tmp_path), zoo(tmp_path, "odd", "a", "b"), [tmp_path], 0))
-    assert found == {"/members/0/source": ["tokenizer_differs"]}
+    members = zoo(tmp_path, "a", "odd")
+    assert len(resolve_job(job(tmp_path), members, [tmp_path], 0).models) == 2
+    chat = {"include_path": str(tmp_path / "tasks"), "tasks": [{"task": "math"}], "chat_template": True}
+    (tmp_path / "a" / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.raises(InvalidInputError, match="the tokenizer of odd has none"):
+        resolve_job(job(tmp_path, proxy=chat), members, [tmp_path], 0)
+    (tmp_path / "odd" / "chat_template.jinja").write_text("{{ messages }}")
+    assert resolve_job(job(tmp_path, proxy=chat), members, [tmp_path], 0).proxy.chat_template
+
+
+@pytest.mark.parametrize(
+    ("mixture", "pointer"),
+    [({"top_k": 2}, "/mixture/top_k"), ({"level": "ffn"}, "/mixture/level"), ({"dense_layers": 1}, "/mixture/level")],
+)
+def test_several_tokenizers_share_nothing_but_a_router(tmp_path: Path, mixture: dict[str, Any], pointer: str) -> None:
+    write_model(tmp_path / "a")
+    write_model(tmp_path / "odd", tokenizer=TOKENIZER | {"normalizer": {"type": "Lowercase"}})
+    request = job(tmp_path, mixture=mixture)
+    found = problems_of(lambda: resolve_job(request, zoo(tmp_path, "a", "odd"), [tmp_path], 0))
+    assert "tokenizer_differs" in found[pointer]
 
 
 def test_the_base_is_checked_like_a_member(tmp_path: Path) -> None:
