@@ -4,10 +4,12 @@ Source: mergekit's `multislerp` (C. Goddard, "Multi-SLERP"): the directions are 
 space at their normalised weighted mean, averaged there and projected back.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from glue.merging.blocks import Kernel
+from glue.merging.blocks import Block, Kernel, Source
 from glue.merging.gram import gram, weighted_sum
 from glue.merging.linear import Weighted, normalized
 from glue.merging.registry import BaseUse, Operands, merge_method
@@ -37,7 +39,22 @@ def multislerp(operands: Operands[MultislerpOptions, Weighted]) -> Kernel:
         weights = normalized(weights)
     products = gram(inputs, operands.base, operands.grid)
     coefficients = sphere_coefficients(products, torch.tensor(weights, dtype=torch.float64), options.eps)
-    return weighted_sum(inputs, coefficients.tolist(), operands.base, 1 - float(coefficients.sum()))
+    if operands.base is None:
+        return weighted_sum(inputs, coefficients.tolist(), None, 0)
+    return _around(operands.base, inputs, coefficients.tolist())
+
+
+def _around(base: Source, inputs: Sequence[Source], coefficients: Sequence[float]) -> Kernel:
+    """The base plus the sum of the task vectors: a short one has a large coefficient, which rounding must not meet."""
+
+    def kernel(block: Block) -> Tensor:
+        origin = base.read(block)
+        result = torch.zeros_like(origin)
+        for source, coefficient in zip(inputs, coefficients, strict=True):
+            result.add_(source.read(block).sub_(origin), alpha=coefficient)
+        return result.add_(origin)
+
+    return kernel
 
 
 def sphere_coefficients(products: Tensor, weights: Tensor, eps: float) -> Tensor:

@@ -176,3 +176,21 @@ def test_buffers_that_differ_are_an_error(tmp_path: Path, counting: None) -> Non
     folders = {"a": counting_model(tmp_path / "a", 0), "b": counting_model(tmp_path / "b", 1, first=8)}
     with pytest.raises(IncompatibleModelsError, match="counts is not a weight, and b's differs"):
         build(linear({"a": 0.5, "b": 0.5}), folders, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sums_are_taken_in_fp32_whatever_is_stored(name: str, zoo: dict[str, Path], tmp_path: Path) -> None:
+    """Models in bf16 give the bits of the same values stored in fp32, rounded once."""
+    narrow, wide = {}, {}
+    for each, folder in zoo.items():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+        for kind, folders in ((torch.bfloat16, narrow), (torch.float32, wide)):
+            model.to(kind).save_pretrained(tmp_path / str(kind) / each)
+            tiny_tokenizer(tmp_path / str(kind) / each)
+            folders[each] = tmp_path / str(kind) / each
+    expression = merge_of(name, *members("abc"))
+    stored = load_file(build(expression, narrow, tmp_path / "out", "bfloat16") / "model.safetensors")
+    for tensor in (NORMS, QUERIES):
+        exact = evaluate(expression, opened(wide), tensor)
+        assert torch.equal(evaluate(expression, opened(narrow), tensor), exact)
+        assert torch.equal(stored[tensor], exact.to(torch.bfloat16))
