@@ -3,17 +3,25 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 import yaml
 
 from tests.support.main_job import QUICK_RECOVERY
+from tests.support.processes import kill
 from tests.support.services import Service, service
 from tests.support.tiny_zoo import build_tiny_zoo, job_request
+from workers.embedded.process import wait_for
 
 GLUE = Path(sys.executable).parent / "glue"
 
@@ -48,6 +56,19 @@ def glue(running: Service | None, *arguments: str, home: Path | None = None) -> 
     )
 
 
+@contextmanager
+def started(running: Service, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The command as it runs, and gone when the block ends."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("GLUE_")}
+    where = {"GLUE_HOME": str(running.home), "COLUMNS": "80", "NO_COLOR": "1"}
+    streams: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen([GLUE, *arguments], env=clean | where, cwd="/", **streams) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def words(text: str) -> str:
     """The text without the line breaks of the terminal."""
     return " ".join(text.split())
@@ -80,6 +101,51 @@ def test_from_a_zoo_file_to_a_pulled_model(running: Service, zoo: Path, tmp_path
     again = glue(running, "pull", job_id, str(tmp_path / "model"))
     assert again.returncode == 1
     assert "is not empty" in words(again.stderr)
+
+
+def test_who_leaves_and_comes_back_misses_nothing(running: Service, zoo: Path) -> None:
+    """Ctrl-C leaves the job alone; an API that dies meanwhile costs a pause, of the bars and of the events."""
+    assert glue(running, "zoo", "add", str(zoo / "zoo.yml")).returncode == 0
+    with started(running, "submit", str(zoo / "job.yml"), "--follow") as submitting:
+        assert submitting.stdout is not None
+        job_id = re.findall(r"job_\w+", submitting.stdout.readline())[0]
+        # Its bars are up once it asks for the job.
+        time.sleep(1)
+        submitting.send_signal(signal.SIGINT)
+        left = words(submitting.communicate(timeout=30)[0])
+    assert submitting.returncode == 130
+    assert f"The job goes on. `glue follow {job_id}` shows it again, `glue cancel {job_id}` ends it." in left
+    seen: list[int] = []
+    reading = threading.Thread(target=read_events, args=(running, job_id, seen))
+    with started(running, "follow", job_id) as following:
+        reading.start()
+        assert wait_for(lambda: len(seen) > 3, 60)
+        for _ in range(2):
+            kill(running.pids["api"])
+            assert wait_for(running.is_ready, 30)
+        followed = following.communicate(timeout=200)[0]
+        reading.join(60)
+    assert following.returncode == 0, followed
+    assert "points" in followed, "the report"
+    with running.client as client:
+        assert client.get(f"/v1/jobs/{job_id}").json()["status"] == "succeeded"
+        assert not client.get(f"/v1/jobs/{job_id}/events", params={"after": seen[-1]}).json()["data"]
+    assert seen == list(range(1, len(seen) + 1)), "each once, in order, across two deaths of the API"
+
+
+def read_events(running: Service, job_id: str, seen: list[int]) -> None:
+    """What a browser's EventSource does: connect again with the last id, until there is no more to come."""
+    while True:
+        headers = {"Accept": "text/event-stream", **({"Last-Event-ID": str(seen[-1])} if seen else {})}
+        try:
+            with running.client as client, client.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as lines:
+                if lines.status_code == httpx.codes.NO_CONTENT:
+                    return
+                for line in lines.iter_lines():
+                    if line.startswith("id:"):
+                        seen.append(int(line.removeprefix("id:")))
+        except httpx.TransportError:
+            time.sleep(0.2)
 
 
 def test_a_cancelled_job_says_so(running: Service, zoo: Path) -> None:
