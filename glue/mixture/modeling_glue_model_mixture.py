@@ -671,11 +671,11 @@ class GlueModelMixtureForCausalLM(PreTrainedModel, GenerationMixin):
         """
         kwargs |= dict(zip(_GENERATE, args, strict=False))
         input_ids = kwargs.pop("input_ids", inputs)
-        plain: Any = super().generate
+        plain: Any = super().generate  # type: ignore[misc]
         if not any(self.config.tokenizer_folders()) or input_ids is None or kwargs.get("past_key_values") is not None:
             return plain(input_ids, **kwargs)
         routing, mask = kwargs.pop("routing", None), kwargs.pop("attention_mask", None)
-        prepare: Any = self._prepare_generation_config
+        prepare: Any = self._prepare_generation_config  # type: ignore[misc]
         settings, _ = prepare(kwargs.get("generation_config"), **_without(kwargs, _GENERATE))
         mask = _mask_of(input_ids, settings) if mask is None else mask
         routing = self.route(input_ids, mask) if routing is None else routing
