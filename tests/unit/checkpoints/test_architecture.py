@@ -8,7 +8,7 @@ import pytest
 from glue.checkpoints import architecture
 from glue.checkpoints.architecture import architecture_of
 from glue.references.folders import read_config
-from tests.support.models import tiny_neox, tiny_llama
+from tests.support.models import tiny_llama, tiny_neox
 
 WITHOUT_TRANSFORMERS = """
 import json, sys
