@@ -12,10 +12,13 @@ from glue.checkpoints.dtypes import torch_dtype
 from glue.checkpoints.modelling import Modelling
 from glue.checkpoints.reader import Checkpoint
 from glue.checkpoints.shards import PlannedTensor
+from glue.merging.layers import layer_name
 from glue.merging.tree import Planner, planner
 from glue.references.headers import TensorInfo
 from glue.specs.errors import IncompatibleModelsError, Problem
 from glue.specs.expression import Member, Merge, members_of
+
+_FIX = "merge only models of one architecture and size"
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,17 @@ def _stored(checkpoint: Checkpoint, name: str) -> dict[str, TensorInfo]:
 
 
 def _differences(first: str, other: str, stored: Mapping[str, Mapping[str, TensorInfo]]) -> Iterator[Problem]:
-    fix = "merge only models of one architecture and size"
     left, right = stored[first], stored[other]
     for name in sorted(left.keys() ^ right.keys()):
         owner, lacking = (first, other) if name in left else (other, first)
-        yield Problem("", "tensor_missing", f"{owner} has a tensor {name}, {lacking} has not", fix)
+        yield Problem("", "tensor_missing", f"{owner} has a tensor {name}, {lacking} has not", _FIX)
     for name in sorted(left.keys() & right.keys()):
         if left[name].shape != right[name].shape:
             shapes = f"{left[name].shape} in {first} and {right[name].shape} in {other}"
-            yield Problem("", "tensor_shape", f"{name} has shape {shapes}", fix)
+            yield Problem("", "tensor_shape", f"{name} has shape {shapes}", _fix_shape(left[name], right[name]))
+
+
+def _fix_shape(one: TensorInfo, another: TensorInfo) -> str:
+    if layer_name(one.name) is None and len(one.shape) > 1 and one.shape[1:] == another.shape[1:]:
+        return "bring the vocabularies together first: glue merge with tokenizer_source: union, or base"
+    return _FIX

@@ -115,4 +115,7 @@ class InProcess:
         )
         # Through JSON as in the service, so that nothing depends on live objects.
         again = UnitRequest.from_json(request.as_json())
-        return UnitOutcome.from_json(run(again, context).as_json())
+        outcome = UnitOutcome.from_json(run(again, context).as_json())
+        # What the records read of a unit's result when they complete it.
+        assert isinstance(outcome.result.get("notes", {}), dict)
+        return outcome
