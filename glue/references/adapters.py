@@ -31,6 +31,10 @@ _UNSUPPORTED = (
     "monteclora_config",
     "arrow_config",
 )
+# Alphas may be given for modules by regular expressions.
+_MAX_PATTERNS, _MAX_PATTERN, _MAX_QUANTIFIERS = 10_000, 300, 2
+_QUANTIFIER = re.compile(r"(?<!\\)[*+{]")
+_REPEATED_GROUP = re.compile(r"\)[*+{]|\(\?")
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,28 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
         used.append("bias")
     if used:
         raise _unsupported(f"{folder.name} uses {', '.join(used)}", "merge it into its base with PEFT first")
+    _check_patterns(folder.name, settings.get("alpha_pattern") or {})
     return settings
+
+
+def _check_patterns(name: str, patterns: Any) -> None:
+    if not isinstance(patterns, dict) or len(patterns) > _MAX_PATTERNS:
+        raise _unsupported(f"{name} has no alpha_pattern that can be read", "merge it into its base with PEFT first")
+    for pattern in patterns:
+        if not _is_quick(pattern):
+            detail = f"{name} has the alpha_pattern {pattern[:100]!r}, which is no simple expression"
+            raise _unsupported(detail, "name the modules in it, with at most two quantifiers")
+
+
+def _is_quick(pattern: str) -> bool:
+    # Somebody else wrote it: what backtracks without end must not reach a worker.
+    if len(pattern) > _MAX_PATTERN or len(_QUANTIFIER.findall(pattern)) > _MAX_QUANTIFIERS:
+        return False
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return _REPEATED_GROUP.search(pattern) is None
 
 
 def base_of(folder: Path) -> str | None:

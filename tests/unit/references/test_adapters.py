@@ -136,7 +136,15 @@ def test_a_model_of_another_size(model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "reason"),
-    [({"use_dora": True}, "use_dora"), ({"peft_type": "IA3"}, "IA3"), ({"bias": "all"}, "bias")],
+    [
+        ({"use_dora": True}, "use_dora"),
+        ({"peft_type": "IA3"}, "IA3"),
+        ({"bias": "all"}, "bias"),
+        ({"alpha_pattern": {"(a+)+b": 2}}, "simple expression"),
+        ({"alpha_pattern": {".*a.*b.*c.*d": 2}}, "simple expression"),
+        ({"alpha_pattern": {"(": 2}}, "simple expression"),
+        ({"alpha_pattern": ["q_proj"]}, "alpha_pattern"),
+    ],
 )
 def test_other_kinds_are_refused(settings: dict[str, object], reason: str, model: Path, tmp_path: Path) -> None:
     lora = write_adapter(tmp_path / "lora", model)
