@@ -7,6 +7,7 @@ connection, may not start programs, and has a bound on its memory.
 import json
 import resource
 import sys
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +84,15 @@ def pickle_files(folder: Path) -> tuple[str, ...]:
     Raises:
         InvalidInputError: there are none, or the index names files outside the folder.
     """
+    for name in (SINGLE_PICKLE, PICKLED_ADAPTER):
+        if (folder / name).is_file():
+            return (name,)
     if (folder / PICKLE_INDEX).is_file():
         weight_map = read_json(folder / PICKLE_INDEX, _MAX_INDEX_BYTES).get("weight_map", {})
         names = sorted(set(weight_map.values()))
         if not all(Path(name).name == name for name in names):
             raise InvalidInputError(f"{PICKLE_INDEX} names files outside the folder")
         return tuple(names)
-    for name in (SINGLE_PICKLE, PICKLED_ADAPTER):
-        if (folder / name).is_file():
-            return (name,)
     raise InvalidInputError(f"{folder} has neither {SINGLE_PICKLE} nor {PICKLE_INDEX}")
 
 
@@ -114,8 +115,14 @@ def _planned(source: Path, places: dict[str, str], config: dict[str, Any]) -> li
         name: TensorInfo(name, safetensors_name(dtype), shape, source / places[name], 0, 0)
         for name, (shape, dtype) in found.items()
     }
+    if sum(prod(shape) * dtype.itemsize for shape, dtype in found.values()) > 2 * _bytes_of(source, places):
+        raise InvalidInputError(f"the tensors of {source.name} are larger than its files")
     kept = stored_tensors(architecture_of(config), infos, source.name)
     return [PlannedTensor(name, *found[name]) for name in sorted(kept, key=lambda name: (places[name], name))]
+
+
+def _bytes_of(source: Path, places: dict[str, str]) -> int:
+    return sum((source / file).stat().st_size for file in set(places.values()))
 
 
 def _confine(largest: int) -> None:
@@ -139,7 +146,7 @@ def _main(source: Path, out: Path) -> int:
             architecture_of(read_config(source))
         _confine(max(sizes))
         convert_folder(source, out)
-    except (GlueError, OSError, MemoryError) as error:
+    except (GlueError, MemoryError) as error:
         sys.stderr.write(json.dumps(str(error))[1:-1] + "\n")
         return DISK_FULL if isinstance(error, DiskFullError) else REFUSED
     return 0

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from glue.specs.errors import DiskFullError, GlueError, InvalidInputError, Problem
 
-# The converter's exit codes: what it was given is wrong, and it found no space.
-REFUSED, DISK_FULL = 1, 3
+# The converter's exit codes: what it was given is wrong, and it found no space. 1 would be Python's own.
+REFUSED, DISK_FULL = 4, 3
 
 
 def convert_in_a_process(source: Path, out: Path) -> None:
@@ -23,7 +23,7 @@ def convert_in_a_process(source: Path, out: Path) -> None:
     if done.returncode == 0:
         return
     last = done.stderr.strip().splitlines()[-1:] or [f"the converter ended with code {done.returncode}"]
-    detail = f"{source} could not be converted: {last[0]}"
+    detail = f"{source.name} could not be converted: {last[0]}"
     if done.returncode == DISK_FULL:
         raise DiskFullError(detail)
     if done.returncode != REFUSED:

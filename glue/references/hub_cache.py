@@ -63,8 +63,11 @@ def forget(model: Path, cache: Path) -> None:
     """Remove a model's folder, and of its files those that no other model has."""
     # First it stops to count as a model.
     (model / COMPLETE).unlink(missing_ok=True)
-    shutil.rmtree(model)
+    shutil.rmtree(model, ignore_errors=True)
     for blob in (cache / "blobs").glob("*"):
+        if blob.suffix == ".partial":
+            # Somebody goes on with it.
+            continue
         # Whoever fetches a file holds its lock until the file has its second name.
         with (cache / "locks" / blob.stem).open("w") as lock, suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -74,7 +74,8 @@ def _fetch_and_convert(
         make_room(access, sum(file.stat().st_size for file in raw.iterdir()), began)
         convert(raw, folder)
         write_json(folder / COMPLETE, model.as_json())
-        forget(raw, access.cache)
+        with locked(access.cache, "room"):
+            forget(raw, access.cache)
 
 
 def download_files(model: RemoteModel, files: Sequence[RemoteFile], folder: Path, access: HubAccess, say: Say) -> None:

@@ -5,6 +5,7 @@ Every file is known by its digest before a byte of it is fetched: sha256, or git
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ COMPANIONS = (CONFIG_FILE, GENERATION_CONFIG_FILE, ADAPTER_FILE, INDEX_FILE, *TO
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5")
 MAX_COMPANION_BYTES = 256 * 1024 * 1024
 
+_IDENTIFIER = re.compile(r"[A-Za-z0-9][\w.+-]{0,63}")
 _TIMEOUT_SECONDS = 30.0
 # What a download that breaks off loses at most.
 _CHUNK_BYTES = 128 * 1024
@@ -89,9 +91,16 @@ def look_up(reference: HubReference, access: HubAccess) -> RemoteModel:
     return RemoteModel(
         reference.repo,
         str(info.sha),
-        licence if isinstance(licence, str) else None,
+        _plain_licence(licence),
         {file.path: file for file in files if "/" not in file.path},
     )
+
+
+def _plain_licence(licence: Any) -> str | None:
+    # It comes into cards of ours, so free text of somebody else's does not pass.
+    if not isinstance(licence, str):
+        return None
+    return licence if _IDENTIFIER.fullmatch(licence) else "other"
 
 
 def shards_of(model: RemoteModel, index: bytes | None) -> list[RemoteFile]:
@@ -137,6 +146,9 @@ def _named(model: RemoteModel, name: str, index: bytes | None, suffix: str) -> l
     if not isinstance(weight_map, dict):
         raise refusal("corrupt", f"{name} has no weight_map", "save the model again")
     shards = sorted({shard for shard in weight_map.values() if isinstance(shard, str)})
+    if name == PICKLE_INDEX and any(shard not in model.files for shard in shards):
+        # Of safetensors whoever opens the folder tells it; of pickles what is there would look whole.
+        raise refusal("missing_shards", f"{name} names files that are not there", "upload all files of the model")
     return [model.files[shard] for shard in shards if shard in model.files and shard.endswith(suffix)]
 
 

@@ -33,10 +33,13 @@ from glue.references.hub_files import (
 )
 from glue.references.hub_names import HubReference
 from glue.references.pickles import PICKLE_INDEX, PickledTensor, pickled_tensors
+from glue.references.reading import refusal
 from glue.specs.errors import InvalidInputError, Problem
 
 # Enough for the header of almost any shard, so that one request does.
 FIRST_BYTES = 64 * 1024
+# Tied weights lie in a pickle once and are described twice.
+_MOST_COPIES = 2
 
 
 def headers_of(reference: HubReference, access: HubAccess) -> tuple[RemoteModel, Path]:
@@ -100,12 +103,15 @@ def _take_headers(model: RemoteModel, folder: Path, access: HubAccess) -> None:
 def _describe_pickles(model: RemoteModel, folder: Path, access: HubAccess) -> None:
     """The header of the safetensors file that the pickles can be converted into, from their own descriptions."""
     tensors: dict[str, PickledTensor] = {}
-    for file in pickles_of(model, content_of(folder / PICKLE_INDEX)):
+    files = pickles_of(model, content_of(folder / PICKLE_INDEX))
+    for file in files:
         tensors |= pickled_tensors(file.path, file.size, partial(read_range, model, file, access=access))
     header, end = {}, 0
     for name, tensor in tensors.items():
         start, end = end, end + tensor.bytes
         header[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, end]}
+    if end > _MOST_COPIES * sum(file.size for file in files):
+        raise refusal("pickle", "its tensors are larger than its files", "save the model with save_pretrained()")
     content = json.dumps(header).encode()
     converted = ADAPTER_WEIGHTS if is_adapter(model) else SINGLE_FILE
     _write_with_holes(folder / converted, 8 + len(content) + end, len(content).to_bytes(8, "little") + content)

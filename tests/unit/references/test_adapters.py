@@ -143,6 +143,12 @@ def test_a_model_of_another_size(model: Path, tmp_path: Path) -> None:
         ({"alpha_pattern": {"(a+)+b": 2}}, "simple expression"),
         ({"alpha_pattern": {".*a.*b.*c.*d": 2}}, "simple expression"),
         ({"alpha_pattern": {"(": 2}}, "simple expression"),
+        ({"alpha_pattern": {"a?" * 60 + "a" * 60: 2}}, "simple expression"),
+        ({"alpha_pattern": {"(|a)" * 40 + "b": 2}}, "simple expression"),
+        ({"alpha_pattern": {r"\\*" * 5: 2}}, "simple expression"),
+        ({"alpha_pattern": {"a{99999999999}": 2}}, "simple expression"),
+        ({"alpha_pattern": {"q_proj": "2"}}, "lora_alpha"),
+        ({"lora_alpha": None}, "lora_alpha"),
         ({"alpha_pattern": ["q_proj"]}, "alpha_pattern"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import time
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -109,3 +110,50 @@ def test_a_compressed_description_is_refused(tmp_path: Path) -> None:
         archive.writestr("archive/data.pkl", b"0" * 1_000_000)
     with pytest.raises(IncompatibleModelsError, match="no archive"):
         described(tmp_path / "a.bin")
+
+
+def archived(description: bytes, path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", description)
+    return path
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        pytest.param(b"\x80\x02}" + b"K\x01\x85" + b"2\x86" * 60 + b"K\x01s.", id="a key that takes for ever to hash"),
+        pytest.param(b"\x80\x02}K\x01K\x01s.", id="a key that is no text"),
+        pytest.param(b"\x80\x02\x8f(K\x01\x90.", id="a set"),
+    ],
+)
+def test_what_torch_does_not_write_is_refused_at_once(description: bytes, tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(IncompatibleModelsError, match="something else than weights"):
+        described(archived(description, tmp_path / "a.bin"))
+    assert time.monotonic() - began < 5
+
+
+def test_a_place_in_the_memo_costs_nothing(tmp_path: Path) -> None:
+    assert described(archived(b"\x80\x02}r\xff\xff\xff\xff.", tmp_path / "a.bin")) == {}
+
+
+def test_what_was_checked_stays_as_it_was(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(2)}, tmp_path / "plain.bin")
+    with zipfile.ZipFile(tmp_path / "plain.bin") as archive:
+        (name,) = (each for each in archive.namelist() if each.endswith("data.pkl"))
+        content = archive.read(name)
+    # Behind the tensor's REDUCE: its dtype would become another.
+    changed = content.replace(b"R", b"R}X\x05\x00\x00\x00dtypeX\x04\x00\x00\x00NOPEsb")
+    assert described(archived(changed, tmp_path / "a.bin")) == {"w": PickledTensor("F32", (2,))}
+
+
+def test_an_archive_does_not_choose_how_much_is_read(tmp_path: Path) -> None:
+    size = 10**12
+    end = b"PK\x05\x06" + b"\0" * 4 + (1).to_bytes(2, "little") * 2 + (2**31).to_bytes(4, "little") * 2 + b"\0\0"
+
+    def read(first: int, last: int) -> bytes:
+        assert last - first < 100_000_000
+        return (b"\0" * (last - first - len(end)) + end) if last == size else b"\0" * (last - first)
+
+    with pytest.raises(IncompatibleModelsError):
+        pickled_tensors("a.bin", size, read)
