@@ -1,5 +1,6 @@
 """The report and the card of a build: what it was made of, how, and what it scored. Pure; knows no folder."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from glue.publishing.card import NO_NAME, TEMPLATES, licence_metadata, parts_of,
 from glue.publishing.provenance import inputs_of, licence_of, source_of, suite_of
 from glue.publishing.report import POINT_DIGITS, POINTS, score_json
 from glue.specs.build import BuildJobSpec
+from glue.specs.digests import canonical_json
 from glue.specs.results import ResolveResult, SuiteScore
 
 _TAGS = {"merge": ["merge"], "mixture": ["merge", "mixture-of-experts"], "stack": ["merge"]}
@@ -107,7 +109,8 @@ def _job(spec: BuildJobSpec) -> dict[str, Any]:
     config = named_texts(with_models(spec.config, lambda pointer, text: known.get(text, text)), spec.texts)
     report = {"report": suite_of(spec, "report")} if spec.report else {}
     settings = {"seed": spec.seed, "shard_bytes": spec.shard_bytes, "verify": spec.verify}
-    return {"kind": spec.kind, "config": config, **settings, **report}
+    # A database keeps no order of keys, and the card shows one.
+    return {"kind": spec.kind, "config": json.loads(canonical_json(config)), **settings, **report}
 
 
 def _parts(text: str) -> list[str]:

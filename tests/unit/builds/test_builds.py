@@ -90,6 +90,9 @@ def test_the_same_job_again_ends_in_the_same_digest(zoo: Path, tmp_path: Path) -
     first, second = (InProcess(build_spec("merge", zoo), tmp_path / name).run()["digest"] for name in "ab")
     other = InProcess(build_spec("merge", zoo, seed=8), tmp_path / "c").run()["digest"]
     assert first == second != other
+    # As a database gives it back: with its keys in another order.
+    reordered = dict(reversed(config("merge", zoo).items()))
+    assert InProcess(build_spec("merge", zoo, config=reordered), tmp_path / "d").run()["digest"] == first
 
 
 def test_every_mistake_of_a_build_is_told_at_once(zoo: Path) -> None:
