@@ -480,7 +480,7 @@ def mixture(experts: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Pr
         folder,
         [ExpertSource(expert.name, expert) for expert in experts],
         router,
-        embedding_folder=experts[0],
+        base=experts[0],
         tokenizer_folder=experts[0],
         top_k=1,
         dtype="float32",
