@@ -1,7 +1,8 @@
 """Follow a job to its end, with one progress bar a stage."""
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -11,6 +12,8 @@ from glue.cli.client import Client, UnreachableError
 POLL_SECONDS = 0.5
 # A service that is being restarted or upgraded is back within this time; the job does not notice.
 PATIENCE_SECONDS = 120.0
+Answer = TypeVar("Answer")
+
 FINISHED = ("succeeded", "failed", "cancelled")
 
 
@@ -29,6 +32,22 @@ def follow(client: Client, job_id: str, console: Console) -> dict[str, Any]:
     )
     with Progress(*columns, console=console) as bars:
         return _until_finished(client, job_id, _Stages(bars))
+
+
+def patiently(ask: Callable[[], Answer]) -> Answer:
+    """What a question to the service gives; one that is being restarted is asked again.
+
+    Raises:
+        UnreachableError: the service did not answer for two minutes.
+    """
+    began = time.monotonic()
+    while True:
+        try:
+            return ask()
+        except UnreachableError:
+            if time.monotonic() - began > PATIENCE_SECONDS:
+                raise
+        time.sleep(POLL_SECONDS)
 
 
 def _until_finished(client: Client, job_id: str, stages: "_Stages") -> dict[str, Any]:

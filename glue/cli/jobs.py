@@ -14,6 +14,7 @@ from rich.markup import escape
 from glue.cli.client import Client, ServiceError
 from glue.cli.files import job_request, zoo_request
 from glue.cli.follow import follow as follow_job
+from glue.cli.follow import patiently
 from glue.cli.hub import pull_from_hub
 from glue.cli.pull import pull as pull_artifact
 from glue.cli.tables import jobs_table, report_summary, report_table
@@ -141,7 +142,7 @@ def _follow(client: Client, job_id: str) -> None:
     if found["status"] != "succeeded":
         raise typer.Exit(1)
     if found["kind"] != "publish":
-        print_report(client.report(job_id), console)
+        print_report(patiently(lambda: client.report(job_id)), console)
 
 
 def _id(client: Client, job: str) -> str:
