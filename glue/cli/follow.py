@@ -34,8 +34,8 @@ def follow(client: Client, job_id: str, console: Console) -> dict[str, Any]:
         return _until_finished(client, job_id, _Stages(bars))
 
 
-def patiently(ask: Callable[[], Answer]) -> Answer:
-    """What a question to the service gives; one that is being restarted is asked again.
+def patiently(ask: Callable[[], Answer], waiting: Callable[[], None] = lambda: None) -> Answer:
+    """What a question to the service gives; one that is being restarted is asked again, after each time `waiting`.
 
     Raises:
         UnreachableError: the service did not answer for two minutes.
@@ -47,23 +47,16 @@ def patiently(ask: Callable[[], Answer]) -> Answer:
         except UnreachableError:
             if time.monotonic() - began > PATIENCE_SECONDS:
                 raise
+        waiting()
         time.sleep(POLL_SECONDS)
 
 
 def _until_finished(client: Client, job_id: str, stages: "_Stages") -> dict[str, Any]:
-    answered = time.monotonic()
     while True:
-        try:
-            job = client.job(job_id)
-        except UnreachableError:
-            if time.monotonic() - answered > PATIENCE_SECONDS:
-                raise
-            stages.waiting()
-        else:
-            answered = time.monotonic()
-            stages.show(job)
-            if job["status"] in FINISHED:
-                return job
+        job = patiently(lambda: client.job(job_id), stages.waiting)
+        stages.show(job)
+        if job["status"] in FINISHED:
+            return job
         time.sleep(POLL_SECONDS)
 
 

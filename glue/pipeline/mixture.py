@@ -9,17 +9,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from glue.checkpoints.dtypes import config_dtype
 from glue.checkpoints.manifest import publish_folder
 from glue.evaluation.language_model import Encoder
-from glue.merging.data_flow import recipe_for
-from glue.merging.engine import write_recipe
 from glue.mixture.assignment import select_experts
 from glue.mixture.build import ExpertSource, build_mixture
 from glue.mixture.router import pool_features, prototypes, read_embedding
 from glue.pipeline.context import Context
 from glue.pipeline.mixture_levels import write_levels
-from glue.pipeline.models import checkpoints, mixture_member, tokenizer_of
+from glue.pipeline.models import mixture_member, tokenizer_of, write_merged
 from glue.pipeline.outcomes import Outcomes
 from glue.pipeline.scoring import suites
 from glue.plans.units import scoring_memory, unit
@@ -201,16 +198,7 @@ def _own(member: str, spec: JobSpec, context: Context, token: int) -> Path:
     if len(folders) == 1:
         return Path(folders[0])
     merged = context.work / "adapters" / member
-    opened = checkpoints(spec, context)
-    write_recipe(
-        recipe_for(Member(name=member), opened, config_dtype(spec.output.dtype)),
-        opened,
-        merged,
-        dtype=spec.output.dtype,
-        shard_bytes=spec.output.shard_bytes,
-        token=token,
-        progress=context.progress,
-    )
+    write_merged(Member(name=member), merged, spec, context, token)
     return merged
 
 

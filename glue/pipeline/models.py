@@ -7,8 +7,10 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from glue.checkpoints.adapter import open_checkpoint
+from glue.checkpoints.dtypes import config_dtype
 from glue.checkpoints.reader import Checkpoint
-from glue.merging.data_flow import config_for
+from glue.merging.data_flow import config_for, recipe_for
+from glue.merging.engine import write_recipe
 from glue.mixture.load import empty_model, load_model
 from glue.pipeline.context import Context
 from glue.pipeline.outcomes import Outcomes
@@ -27,6 +29,20 @@ def checkpoints(spec: ModelJobSpec, context: Context) -> dict[str, Checkpoint]:
 
 def _open(spec: ModelJobSpec) -> dict[str, Checkpoint]:
     return {name: open_checkpoint([Path(each) for each in folders]) for name, folders in spec.folders().items()}
+
+
+def write_merged(expression: Member | Merge, folder: Path, spec: JobSpec, context: Context, token: int) -> None:
+    """Write an expression over the zoo's entries as a whole model, as the job's output says."""
+    opened = checkpoints(spec, context)
+    write_recipe(
+        recipe_for(expression, opened, config_dtype(spec.output.dtype)),
+        opened,
+        folder,
+        dtype=spec.output.dtype,
+        shard_bytes=spec.output.shard_bytes,
+        token=token,
+        progress=context.progress,
+    )
 
 
 def resident_model(

@@ -1,7 +1,6 @@
 """Adapters as entries of a zoo: found with the model that they lie on, on disk and on the Hub, checked by shapes."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,19 +16,10 @@ from glue.references.licences import licences_of
 from glue.references.models import FoundModel, find_models
 from glue.specs.zoo import ZooSpec
 from tests.support.adapters import write_adapter
-from tests.support.hub.pushing import go_online
-from tests.support.hub.server import OWNER, StandIn, hub
+from tests.support.hub.server import OWNER, StandIn
 from tests.support.models import tiny_llama
 
 BASE, LORA = f"{OWNER}/base", f"{OWNER}/lora"
-
-
-@pytest.fixture
-def standing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    go_online(monkeypatch)
-    monkeypatch.setattr("glue.references.hub_access.sleep", lambda seconds: None)
-    with hub(tmp_path / "hub") as running:
-        yield running
 
 
 @pytest.fixture

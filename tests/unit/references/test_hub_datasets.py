@@ -1,6 +1,5 @@
 """Data sets from the stand-in: pinned to a commit, fetched once, read offline afterwards."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,19 +9,10 @@ from glue.references.hub_access import HubAccess, HubUnavailableError
 from glue.references.hub_datasets import DataSets, download_data
 from glue.specs.errors import InvalidInputError
 from tests.support.data_sets import add_data_set
-from tests.support.hub.pushing import go_online
-from tests.support.hub.server import OWNER, STRANGER_TOKEN, TOKEN, StandIn, hub
+from tests.support.hub.server import OWNER, STRANGER_TOKEN, TOKEN, StandIn
 
 REPO = f"{OWNER}/questions"
 SPLITS = {"test": [{"q": "one"}, {"q": "two"}], "train": [{"q": "shot"}]}
-
-
-@pytest.fixture
-def standing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    go_online(monkeypatch)
-    monkeypatch.setattr("glue.references.hub_access.sleep", lambda seconds: None)
-    with hub(tmp_path / "hub") as running:
-        yield running
 
 
 def wanted(*splits: str, revision: str = "main") -> DataNeed:

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,8 +16,7 @@ from glue.references.hub_cache import used_bytes
 from glue.references.hub_download import download
 from glue.specs.errors import DiskFullError, InvalidInputError
 from tests.support.hub.faults import Fault, rate_limit
-from tests.support.hub.pushing import go_online
-from tests.support.hub.server import OWNER, TOKEN, StandIn, hub
+from tests.support.hub.server import OWNER, TOKEN, StandIn
 from tests.support.model_folders import write_model
 
 REPO = f"{OWNER}/a"
@@ -33,14 +31,6 @@ from glue.references.hub_download import download
 print("begins", flush=True)
 print(download(sys.argv[1], sys.argv[2], HubAccess(sys.argv[3], Path(sys.argv[4])), lambda *_: None, lambda *_: None))
 """
-
-
-@pytest.fixture
-def standing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    go_online(monkeypatch)
-    monkeypatch.setattr("glue.references.hub_access.sleep", lambda seconds: None)
-    with hub(tmp_path / "hub") as running:
-        yield running
 
 
 def add_model(standing: StandIn, folder: Path, repo: str = REPO, *, seed: int = 0, private: bool = False) -> str:

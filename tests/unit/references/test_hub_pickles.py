@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,10 @@ from glue.references.models import FoundModel, find_models
 from glue.references.signature import signature
 from glue.specs.errors import InvalidInputError
 from glue.specs.zoo import ZooSpec
-from tests.support.hub.pushing import go_online
-from tests.support.hub.server import OWNER, StandIn, hub
+from tests.support.hub.server import OWNER, StandIn
 from tests.support.models import tiny_llama
 
 REPO = f"{OWNER}/pickled"
-
-
-@pytest.fixture
-def standing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    go_online(monkeypatch)
-    monkeypatch.setattr("glue.references.hub_access.sleep", lambda seconds: None)
-    with hub(tmp_path / "hub") as running:
-        yield running
 
 
 @pytest.fixture

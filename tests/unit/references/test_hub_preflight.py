@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,20 +13,11 @@ from glue.references.models import find_models
 from glue.specs.errors import InvalidInputError
 from glue.specs.zoo import ZooSpec
 from tests.support.hub.faults import Fault
-from tests.support.hub.pushing import go_online
-from tests.support.hub.server import OWNER, TOKEN, StandIn, hub
+from tests.support.hub.server import OWNER, TOKEN, StandIn
 from tests.support.hub.shapes import shaped_model
 from tests.support.model_folders import write_model
 
 MEGABYTE = 1e6
-
-
-@pytest.fixture
-def standing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    go_online(monkeypatch)
-    monkeypatch.setattr("glue.references.hub_access.sleep", lambda seconds: None)
-    with hub(tmp_path / "hub") as running:
-        yield running
 
 
 def access(standing: StandIn, tmp_path: Path, token: str | None = None) -> HubAccess:
